@@ -1,0 +1,236 @@
+"""What processes tell each other through Redis: small frozen values, packed as msgpack lists.
+
+Every entry is one stream field: `[version, kind, ...]`. Unpacking checks version, shape and size, and raises
+EntryError: a peer of another version must not crash a process, only be counted and skipped.
+
+Positions are in samples of the 16 kHz mono audio of the session, from its first sample.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, NoReturn
+
+import msgpack  # type: ignore[import-untyped]
+
+from wire.errors import EntryError
+
+VERSION = 1
+
+#: Rate of the audio in the session's log, whatever the client sends (`ingress/audio.py` converts).
+SAMPLE_RATE = 16_000
+
+#: Bytes of the largest entry that is read: one second of audio at 16 kHz, twice over, or a long turn's JSON.
+MAX_ENTRY_BYTES = 256 * 1024
+
+
+class Kind(IntEnum):
+    """First number after the version: what the list is."""
+
+    OFFER = 1
+    AUDIO = 2
+    CONTROL = 3
+    EVENT = 4
+    CHECKPOINT = 5
+    LOAD = 6
+
+
+class Order(IntEnum):
+    """What ingress asks of the worker in the midst of the audio; obeyed exactly at `position`."""
+
+    FORCE_ENDPOINT = 1
+    CONFIGURE = 2
+    TERMINATE = 3  # the audio is over: settle everything, then say DONE
+    ABANDON = 4  # the client is gone: drop the session, nobody listens
+
+
+class Event(IntEnum):
+    """What a worker reports about a session."""
+
+    TAKEN = 1  # a worker holds the lease and is ready for audio
+    MESSAGE = 2  # one server message for the client, ready to send
+    DONE = 3  # everything up to TERMINATE was answered
+    FAILED = 4  # the worker gave the session up; `text` is what the client may be told
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A session looking for a worker. `params` is `SessionParams.model_dump()`."""
+
+    session: str
+    ingress: str
+    pool: str
+    params: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class AudioFrame:
+    """16-bit little-endian mono PCM at 16 kHz, as received in one client message; `position` is its first sample."""
+
+    position: int
+    pcm: bytes
+
+    @property
+    def end(self) -> int:
+        """Position just past the last sample."""
+        return self.position + len(self.pcm) // 2
+
+
+@dataclass(frozen=True)
+class Control:
+    """An order at a place in the audio. `fields` is the new `SessionParams.model_dump()` for CONFIGURE."""
+
+    order: Order
+    position: int
+    fields: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class SessionEvent:
+    """A worker's report. (generation, sequence) orders a session's events and fences those of a lost lease.
+
+    `turn_order` and `final` tell ingress what the JSON in `text` is without parsing it; -1 where there is none.
+    `audio_ms` is how far the worker had listened.
+    """
+
+    session: str
+    generation: int
+    sequence: int
+    event: Event
+    audio_ms: int = 0
+    turn_order: int = -1
+    final: bool = False
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a new lease holder resumes: written with each final turn.
+
+    `entry_id` is the stream id of the last audio entry that is not needed any more, `position` the first sample
+    that still is, `turn_order` the order of the next turn, `generation` and `sequence` those of the last event.
+    """
+
+    turn_order: int
+    position: int
+    entry_id: str
+
+
+AudioEntry = AudioFrame | Control
+
+
+def _pack(kind: Kind, *fields: Any) -> bytes:
+    return bytes(msgpack.packb((VERSION, int(kind), *fields), use_bin_type=True))
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise EntryError(reason)
+
+
+def _unpack(data: bytes, *kinds: Kind) -> tuple[Kind, list[Any]]:
+    if len(data) > MAX_ENTRY_BYTES:
+        _refuse(f"entry of {len(data)} bytes is over the limit of {MAX_ENTRY_BYTES}")
+    try:
+        value = msgpack.unpackb(data, use_list=True)
+    except (ValueError, msgpack.UnpackException, RecursionError) as error:
+        raise EntryError(f"entry is not msgpack: {error}") from None
+    if not isinstance(value, list) or len(value) < 2 or not all(isinstance(item, int) for item in value[:2]):
+        _refuse("entry is not a list that begins with version and kind")
+    version, kind = value[:2]
+    if version != VERSION:
+        _refuse(f"entry of version {version}, expected {VERSION}")
+    if kind not in kinds:
+        _refuse(f"entry of kind {kind}, expected one of {[int(k) for k in kinds]}")
+    return Kind(kind), value[2:]
+
+
+def _checked(fields: list[Any], *types: type | tuple[type, ...]) -> list[Any]:
+    if len(fields) != len(types):
+        _refuse(f"entry has {len(fields)} fields, expected {len(types)}")
+    for place, (item, kind) in enumerate(zip(fields, types, strict=True)):
+        if not isinstance(item, kind) or (isinstance(item, bool) and kind is int):
+            _refuse(f"field {place} is {type(item).__name__}")
+        if type(item) is int and item < -1:
+            _refuse(f"field {place} is negative")
+    return fields
+
+
+def pack_offer(offer: Offer) -> bytes:
+    return _pack(Kind.OFFER, offer.session, offer.ingress, offer.pool, offer.params)
+
+
+def unpack_offer(data: bytes) -> Offer:
+    """Raises EntryError."""
+    return Offer(*_checked(_unpack(data, Kind.OFFER)[1], str, str, str, dict))
+
+
+def pack_audio(entry: AudioEntry) -> bytes:
+    if isinstance(entry, AudioFrame):
+        return _pack(Kind.AUDIO, entry.position, entry.pcm)
+    return _pack(Kind.CONTROL, int(entry.order), entry.position, entry.fields)
+
+
+def unpack_audio(data: bytes) -> AudioEntry:
+    """One entry of a session's audio log. Raises EntryError."""
+    kind, fields = _unpack(data, Kind.AUDIO, Kind.CONTROL)
+    if kind is Kind.AUDIO:
+        position, pcm = _checked(fields, int, bytes)
+        if position < 0 or len(pcm) % 2:
+            _refuse("audio frame at a negative position or of an odd number of bytes")
+        return AudioFrame(position, pcm)
+    order, position, config = _checked(fields, int, int, (dict, type(None)))
+    if order not in Order._value2member_map_ or position < 0:
+        _refuse(f"order {order} at {position}")
+    return Control(Order(order), position, config)
+
+
+def pack_event(event: SessionEvent) -> bytes:
+    return _pack(
+        Kind.EVENT,
+        event.session,
+        event.generation,
+        event.sequence,
+        int(event.event),
+        event.audio_ms,
+        event.turn_order,
+        event.final,
+        event.text,
+    )
+
+
+def unpack_event(data: bytes) -> SessionEvent:
+    """Raises EntryError."""
+    fields = _checked(_unpack(data, Kind.EVENT)[1], str, int, int, int, int, int, bool, str)
+    if fields[3] not in Event._value2member_map_:
+        _refuse(f"event {fields[3]}")
+    fields[3] = Event(fields[3])
+    return SessionEvent(*fields)
+
+
+def pack_checkpoint(checkpoint: Checkpoint) -> bytes:
+    return _pack(Kind.CHECKPOINT, checkpoint.turn_order, checkpoint.position, checkpoint.entry_id)
+
+
+def unpack_checkpoint(data: bytes) -> Checkpoint:
+    """Raises EntryError."""
+    turn_order, position, entry_id = _checked(_unpack(data, Kind.CHECKPOINT)[1], int, int, str)
+    return Checkpoint(turn_order, position, entry_id)
+
+
+@dataclass(frozen=True)
+class WorkerLoad:
+    """What a worker tells admission and operators every few seconds; `deadline_s` is Unix time."""
+
+    slots: int
+    free: int
+    backlog_ms: int
+    deadline_s: int
+    model: str
+
+
+def pack_load(load: WorkerLoad) -> bytes:
+    return _pack(Kind.LOAD, load.slots, load.free, load.backlog_ms, load.deadline_s, load.model)
+
+
+def unpack_load(data: bytes) -> WorkerLoad:
+    """Raises EntryError."""
+    return WorkerLoad(*_checked(_unpack(data, Kind.LOAD)[1], int, int, int, int, str))

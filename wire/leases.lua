@@ -1,0 +1,54 @@
+-- The commands that must not be done by whoever merely asks: each first compares who holds what.
+--
+-- op "renew" | "settle" | "give_back"   KEYS: offers stream             ARGV: op, group, worker, offer id
+--     A pending entry of the offers stream is the lease. XCLAIM and XACK succeed for anyone, so a worker that
+--     slept past its lease would take it back; the owner is compared first. Returns 1, or 0 for a lost lease.
+-- op "take"                             KEYS: session state             ARGV: op, ttl ms
+--     One more take of the session: its generation grows and fences every earlier holder. Returns
+--     {offer, generation, checkpoint or ''}, or nil when the session is gone.
+-- op "publish"                          KEYS: events, state, audio      ARGV: op, generation, ttl ms, log length,
+--                                       checkpoint or '', first audio id to keep or '', then sequence, event, ...
+--     Events, checkpoint and trim in one go, only for the holder of the newest generation.
+--     Returns 1, or 0 when a newer holder exists, or -1 when the session is gone.
+local op = ARGV[1]
+
+if op == "renew" or op == "settle" or op == "give_back" then
+  local stream, group, worker, id = KEYS[1], ARGV[2], ARGV[3], ARGV[4]
+  local pending = redis.call("XPENDING", stream, group, id, id, 1)
+  if #pending == 0 or pending[1][2] ~= worker then return 0 end
+  if op == "renew" then
+    redis.call("XCLAIM", stream, group, worker, 0, id, "JUSTID")
+  elseif op == "give_back" then
+    -- Idle for longer than any lease: the next XAUTOCLAIM of another worker takes it at once.
+    redis.call("XCLAIM", stream, group, worker, 0, id, "IDLE", 86400000, "JUSTID")
+  else
+    redis.call("XACK", stream, group, id)
+    redis.call("XDEL", stream, id)
+  end
+  return 1
+end
+
+if op == "take" then
+  local offer = redis.call("HGET", KEYS[1], "offer")
+  if not offer then return nil end
+  local generation = redis.call("HINCRBY", KEYS[1], "generation", 1)
+  redis.call("PEXPIRE", KEYS[1], ARGV[2])
+  return {offer, generation, redis.call("HGET", KEYS[1], "checkpoint") or ""}
+end
+
+if op == "publish" then
+  local events, state, audio = KEYS[1], KEYS[2], KEYS[3]
+  local generation, ttl, length, checkpoint, keep = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+  local newest = redis.call("HGET", state, "generation")
+  if not newest then return -1 end
+  if newest ~= generation then return 0 end
+  for index = 7, #ARGV, 2 do
+    redis.call("XADD", events, "MAXLEN", "~", length, generation .. "-" .. ARGV[index], "e", ARGV[index + 1])
+  end
+  if #ARGV > 7 then redis.call("PEXPIRE", events, ttl) end
+  if checkpoint ~= "" then redis.call("HSET", state, "checkpoint", checkpoint) end
+  if keep ~= "" then redis.call("XTRIM", audio, "MINID", keep) end
+  return 1
+end
+
+return redis.error_reply("unknown op")

@@ -1,0 +1,82 @@
+"""Every metric of the stack: name, unit, labels and buckets, declared here and nowhere else.
+
+Only edges observe metrics. Values live in `REGISTRY`, not in the client library's global one, so that a process shows
+its own numbers and nothing a dependency registered. Every name begins with `steno_`; seconds are wall time unless the
+line says audio.
+"""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
+
+disable_created_metrics()  # a birth date beside every series would double the page
+
+#: What `/metrics` shows (`wire/service.py`).
+REGISTRY = CollectorRegistry()
+ProcessCollector(registry=REGISTRY)  # memory, processor time, open files (Linux only)
+
+# Bounds in seconds. The first is for round trips to Redis and the like, the second for work on a model, the third
+# for what a person who speaks has to wait.
+_ROUND_TRIP_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)
+_COMPUTE_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.2, 0.4, 0.8, 2)
+_WAIT_S = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10)
+
+
+def _counter(name: str, meaning: str, *labels: str) -> Counter:
+    return Counter(f"steno_{name}", meaning, labels, registry=REGISTRY)
+
+
+def _gauge(name: str, meaning: str, *labels: str) -> Gauge:
+    return Gauge(f"steno_{name}", meaning, labels, registry=REGISTRY)
+
+
+def _histogram(name: str, meaning: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+    return Histogram(f"steno_{name}", meaning, labels, buckets=buckets, registry=REGISTRY)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# ingress
+
+SESSIONS_OPEN = _gauge("sessions_open", "Client sessions connected now.")
+SESSIONS_TOTAL = _counter("sessions_total", "Sessions that have ended, by how.", "outcome")
+AUDIO_SECONDS = _counter("audio_seconds_total", "Audio received from clients, in seconds of audio.")
+APPEND_SECONDS = _histogram("append_seconds", "Time of one append of all sessions' audio to Redis.", _ROUND_TRIP_S)
+BEGIN_SECONDS = _histogram("begin_seconds", "Time from a client's connection to its Begin.", _WAIT_S)
+EVENTS_TOTAL = _counter("events_total", "Events received from workers, by kind.", "kind")
+EVENTS_DROPPED = _counter("events_dropped_total", "Events from workers that were not passed on, by reason.", "reason")
+CLIENT_ERRORS = _counter("client_errors_total", "Error messages sent to clients, by error code.", "code")
+PENDING_BYTES = _gauge("pending_bytes", "Audio received from clients and not yet appended to Redis, in bytes.")
+
+# ---------------------------------------------------------------------------------------------------------------------
+# workers
+
+OFFERS_WAITING = _gauge("offers_waiting", "Sessions that wait for a worker of the pool.", "pool")
+SLOTS = _gauge("slots", "Sessions this worker can hold.", "pool")
+SLOTS_USED = _gauge("slots_used", "Sessions this worker holds now.", "pool")
+STEP_SECONDS = _histogram(
+    "step_seconds", "Time of one step of the model, by number of active slots.", _COMPUTE_S, "occupancy"
+)
+BACKLOG_SECONDS = _gauge("backlog_seconds", "Audio appended and not yet stepped, worst session, in seconds of audio.")
+DECODE_SECONDS = _histogram("decode_seconds", "Time of one batch of decoding, by kind.", _COMPUTE_S, "kind")
+PARTIALS_TOTAL = _counter("partials_total", "Partial turns published.")
+FINALS_TOTAL = _counter("finals_total", "Final turns published.")
+END_OF_TURN_DELAY_SECONDS = _histogram(
+    "end_of_turn_delay_seconds", "Time from the endpoint decision to the publication of its final.", _WAIT_S
+)
+FIRST_PARTIAL_SECONDS = _histogram(
+    "first_partial_seconds", "Audio from the onset of a turn's speech to its first partial, in seconds.", _WAIT_S
+)
+LEASES_TAKEN = _counter("leases_taken_total", "Sessions taken by this worker, takeovers included.")
+LEASES_LOST = _counter("leases_lost_total", "Sessions that another worker took from this one.")
+
+# ---------------------------------------------------------------------------------------------------------------------
+# both
+
+ENTRIES_REFUSED = _counter("entries_refused_total", "Redis entries that could not be read and were skipped.")
+REDIS_ERRORS = _counter("redis_errors_total", "Redis operations that failed, by operation.", "operation")
+
+
+def occupancy(active: int) -> str:
+    """The `occupancy` label for a step over `active` slots: "0", "1", "2", then "3-4", "5-8" and so on, doubling."""
+    if active <= 2:
+        return str(active)
+    top = 1 << (active - 1).bit_length()
+    return f"{top // 2 + 1}-{top}"

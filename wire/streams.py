@@ -1,0 +1,458 @@
+"""The only code that talks to Redis: offers and leases, audio logs, events, inboxes, worker loads.
+
+Who calls what, in order:
+
+    ingress   offer -> append*, touch* -> (withdraw | forget);  inbox for the node's life
+    worker    join -> take* -> read*, publish*, renew* -> (settle | give_back);  report every few seconds
+
+One connection pool for commands, one connection of its own for each blocking read: a cancelled blocking read may
+otherwise hand a busy connection back to the pool, and its socket timeout must be longer than the block.
+Every method raises BusUnavailable when Redis cannot be reached; nothing is retried here but the inbox.
+"""
+
+import asyncio
+import time
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import redis.asyncio as redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    ConnectionError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
+
+from wire.entries import (
+    AudioEntry,
+    AudioFrame,
+    Checkpoint,
+    Offer,
+    SessionEvent,
+    WorkerLoad,
+    pack_audio,
+    pack_checkpoint,
+    pack_event,
+    pack_load,
+    pack_offer,
+    unpack_audio,
+    unpack_checkpoint,
+    unpack_event,
+    unpack_load,
+    unpack_offer,
+)
+from wire.errors import BusUnavailable, EntryError
+from wire.keys import STATE_INGRESS, STATE_OFFER, WORKERS_GROUP, Keys
+
+#: A session's keys live this long after they were last touched; ingress touches them every TOUCH_S.
+SESSION_TTL_S = 60
+TOUCH_S = 10
+#: What is left of a session after its end.
+FORGOTTEN_TTL_S = 10
+#: Offers, inboxes and worker loads live this long without a writer.
+POOL_TTL_S = 24 * 3600
+INBOX_TTL_S = 60
+#: Most entries kept (approximately): audio of one session, events of one session, one node's inbox, waiting offers.
+AUDIO_LOG_ENTRIES = 40_000
+EVENT_LOG_ENTRIES = 1_000
+INBOX_ENTRIES = 50_000
+OFFER_ENTRIES = 10_000
+#: Most entries of one session per read; a longer backlog takes several reads.
+READ_ENTRIES = 128
+
+#: The one field of every stream entry.
+_ENTRY = b"e"
+_FROM_START = b"0-0"
+_LUA = Path(__file__).with_name("leases.lua").read_text()
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to serve a session. `checkpoint` is where the last holder stopped; None: from the beginning."""
+
+    offer_id: bytes
+    offer: Offer
+    generation: int
+    checkpoint: Checkpoint | None
+
+    @property
+    def session(self) -> str:
+        return self.offer.session
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What one step has to tell about one session, written in one transaction."""
+
+    lease: Lease
+    events: Sequence[SessionEvent] = ()
+    checkpoint: Checkpoint | None = None
+
+
+@dataclass
+class Logged:
+    """New entries of one session's audio log; `refused` counts unreadable ones, `cursor` is the last id seen."""
+
+    cursor: bytes
+    entries: list[tuple[bytes, AudioEntry]] = field(default_factory=list)
+    refused: int = 0
+
+
+@contextmanager
+def _reaching_redis() -> Iterator[None]:
+    try:
+        yield
+    except (ConnectionError, TimeoutError, ReadOnlyError, OSError) as error:
+        raise BusUnavailable(f"Redis cannot be reached: {error}") from error
+
+
+def following(entry_id: str) -> str:
+    """The smallest stream id above `entry_id`."""
+    milliseconds, sequence = entry_id.split("-")
+    return f"{milliseconds}-{int(sequence) + 1}"
+
+
+class Bus:
+    """One process's access to Redis. Use from one event loop; `close` when done."""
+
+    def __init__(self, url: str, keys: Keys, timeout_s: float = 5.0) -> None:
+        self.keys = keys
+        self._url = url
+        self._timeout_s = timeout_s
+        self._redis = self._connect(timeout_s)
+        self._blocking: list[Any] = []
+        self._script = self._redis.register_script(_LUA)
+        self._taking: Any = None
+
+    def _connect(self, timeout_s: float) -> Any:  # redis-py's types know no keys of bytes
+        return redis.Redis.from_url(
+            self._url,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=self._timeout_s,
+            retry=Retry(NoBackoff(), 0),
+        )
+
+    def _connect_blocking(self, block_ms: int) -> Any:
+        client = self._connect(block_ms / 1000 + self._timeout_s)
+        self._blocking.append(client)
+        return client
+
+    async def ping(self) -> None:
+        """Raises BusUnavailable."""
+        with _reaching_redis():
+            await self._redis.ping()
+
+    async def close(self) -> None:
+        for client in (*self._blocking, self._redis):
+            await client.aclose()
+            await client.connection_pool.disconnect()
+
+    async def _execute(self, pipeline: Any) -> list[Any]:
+        """Run a pipeline; errors of single commands come back as values."""
+        with _reaching_redis():
+            results: list[Any] = await pipeline.execute(raise_on_error=False)
+        for result in results:
+            if isinstance(result, (ConnectionError, TimeoutError, ReadOnlyError)):
+                raise BusUnavailable(f"Redis cannot be reached: {result}")
+        return results
+
+    async def _run_script(self, calls: Sequence[tuple[Sequence[bytes], Sequence[Any]]]) -> list[Any]:
+        """`leases.lua` once per call, in one round trip; loads the script when the server has lost it."""
+        if not calls:
+            return []
+        for _ in range(2):
+            pipeline = self._redis.pipeline(transaction=False)
+            for keys, arguments in calls:
+                pipeline.evalsha(self._script.sha, len(keys), *keys, *arguments)
+            results = await self._execute(pipeline)
+            # A server without the script refuses all calls of the pipeline alike, so running all again is safe.
+            if not any(isinstance(result, NoScriptError) for result in results):
+                break
+            with _reaching_redis():
+                await self._redis.script_load(_LUA)
+        for result in results:
+            if isinstance(result, RedisError):
+                raise result
+        return results
+
+    # ---------------------------------------------------------------------------------------------- ingress side
+
+    async def offer(self, offer: Offer) -> bytes:
+        """Offer a new session to its pool. Returns the offer's entry id, for `withdraw`."""
+        state = self.keys.state(offer.session)
+        packed = pack_offer(offer)
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.hset(state, mapping={STATE_OFFER: packed, STATE_INGRESS: offer.ingress})
+        pipeline.expire(state, SESSION_TTL_S)
+        pipeline.xadd(self.keys.offers(offer.pool), {_ENTRY: packed}, maxlen=OFFER_ENTRIES)
+        pipeline.expire(self.keys.offers(offer.pool), POOL_TTL_S)
+        results = await self._execute(pipeline)
+        for result in results:
+            if isinstance(result, RedisError):
+                raise result
+        return bytes(results[2])
+
+    async def withdraw(self, offer: Offer, offer_id: bytes) -> None:
+        """Nobody took the session, or its client left first. A worker that takes it now finds no state and lets go."""
+        offers = self.keys.offers(offer.pool)
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.delete(self.keys.state(offer.session))
+        pipeline.xack(offers, WORKERS_GROUP, offer_id)
+        pipeline.xdel(offers, offer_id)
+        pipeline.delete(self.keys.audio(offer.session), self.keys.events(offer.session))
+        await self._execute(pipeline)
+
+    async def append(self, entries: Sequence[tuple[str, AudioEntry]]) -> None:
+        """Append to the audio logs of any number of sessions, in order, in one round trip."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for session, entry in entries:
+            key = self.keys.audio(session)
+            pipeline.xadd(key, {_ENTRY: pack_audio(entry)}, maxlen=AUDIO_LOG_ENTRIES)
+            if entry.position == 0 or not isinstance(entry, AudioFrame):
+                pipeline.expire(key, SESSION_TTL_S)  # a fresh log must not outlive an ingress that dies young
+        for result in await self._execute(pipeline):
+            if isinstance(result, RedisError):
+                raise BusUnavailable(f"Redis refused audio: {result}")
+
+    async def touch(self, sessions: Iterable[str]) -> None:
+        """Keep the sessions' keys alive for SESSION_TTL_S more; call every TOUCH_S."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for session in sessions:
+            for key in (self.keys.state(session), self.keys.audio(session), self.keys.events(session)):
+                pipeline.expire(key, SESSION_TTL_S)
+        await self._execute(pipeline)
+
+    async def forget(self, session: str) -> None:
+        """The session is over: let its keys expire soon."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for key in (self.keys.state(session), self.keys.audio(session), self.keys.events(session)):
+            pipeline.expire(key, FORGOTTEN_TTL_S)
+        await self._execute(pipeline)
+
+    async def inbox(
+        self, instance: str, block_ms: int = 1000, lost: Callable[[BusUnavailable], None] | None = None
+    ) -> AsyncIterator[list[SessionEvent]]:
+        """Events for one ingress node, for ever; survives a lost Redis, and tells `lost` of each failed try."""
+        key, cursor, pause_s = self.keys.inbox(instance), _FROM_START, 0.05
+        client = self._connect_blocking(block_ms)
+        while True:
+            try:
+                with _reaching_redis():
+                    reply = await client.xread({key: cursor}, count=1000, block=block_ms)
+                pause_s = 0.05
+            except BusUnavailable as error:
+                if lost is not None:
+                    lost(error)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, 2.0)
+                continue
+            for _, entries in reply:
+                cursor = entries[-1][0]
+                yield [event for _, fields in entries for event in _events(fields)]
+
+    # ----------------------------------------------------------------------------------------------- worker side
+
+    async def join(self, pool: str) -> None:
+        """Make sure the pool's consumer group exists."""
+        with _reaching_redis():
+            try:
+                await self._redis.xgroup_create(self.keys.offers(pool), WORKERS_GROUP, id="0", mkstream=True)
+            except ResponseError as error:
+                if "BUSYGROUP" not in str(error):
+                    raise
+            await self._redis.expire(self.keys.offers(pool), POOL_TTL_S)
+
+    async def take(self, pool: str, worker: str, count: int, block_ms: int) -> list[Lease]:
+        """Wait up to `block_ms` for new offers and take at most `count`."""
+        if self._taking is None:
+            self._taking = self._connect_blocking(block_ms)
+        with _reaching_redis():
+            try:
+                reply = await self._taking.xreadgroup(
+                    WORKERS_GROUP, worker, {self.keys.offers(pool): ">"}, count=count, block=block_ms
+                )
+            except ResponseError as error:
+                if "NOGROUP" not in str(error):
+                    raise
+                await self.join(pool)
+                return []
+        return await self._lease(pool, worker, [entry for _, entries in reply for entry in entries])
+
+    async def take_over(self, pool: str, worker: str, count: int, lease_ms: int) -> list[Lease]:
+        """Take at most `count` sessions whose holder has not renewed for `lease_ms`, or gave them back."""
+        with _reaching_redis():
+            try:
+                reply = await self._redis.xautoclaim(
+                    self.keys.offers(pool), WORKERS_GROUP, worker, min_idle_time=lease_ms, count=count
+                )
+            except ResponseError as error:
+                if "NOGROUP" not in str(error):
+                    raise
+                await self.join(pool)
+                return []
+        return await self._lease(pool, worker, [entry for entry in reply[1] if entry[0] is not None])
+
+    async def _lease(self, pool: str, worker: str, entries: Sequence[tuple[bytes, Any]]) -> list[Lease]:
+        readable: list[tuple[bytes, Offer]] = []
+        dead: list[bytes] = []
+        for offer_id, fields in entries:
+            try:
+                readable.append((offer_id, unpack_offer(fields[_ENTRY])))
+            except (EntryError, KeyError, TypeError):
+                dead.append(offer_id)
+        results = await self._run_script(
+            [((self.keys.state(offer.session),), ("take", SESSION_TTL_S * 1000)) for _, offer in readable]
+        )
+        leases: list[Lease] = []
+        for (offer_id, _), result in zip(readable, results, strict=True):
+            if result is None:
+                dead.append(offer_id)
+                continue
+            packed, generation, checkpoint = result
+            saved = unpack_checkpoint(checkpoint) if checkpoint else None
+            leases.append(Lease(offer_id, unpack_offer(packed), int(generation), saved))
+        await self._own("settle", pool, worker, dead)
+        return leases
+
+    async def _own(self, op: str, pool: str, worker: str, offer_ids: Sequence[bytes]) -> list[bool]:
+        offers = self.keys.offers(pool)
+        results = await self._run_script([((offers,), (op, WORKERS_GROUP, worker, offer)) for offer in offer_ids])
+        return [result == 1 for result in results]
+
+    async def renew(self, pool: str, worker: str, leases: Sequence[Lease]) -> list[Lease]:
+        """Renew leases; returns those that are lost: another worker holds them, or the session is gone."""
+        kept = await self._own("renew", pool, worker, [lease.offer_id for lease in leases])
+        pipeline = self._redis.pipeline(transaction=False)
+        for lease in leases:
+            pipeline.exists(self.keys.state(lease.session))
+        pipeline.expire(self.keys.offers(pool), POOL_TTL_S)
+        alive = await self._execute(pipeline)
+        return [lease for lease, ours, state in zip(leases, kept, alive, strict=False) if not ours or state == 0]
+
+    async def settle(self, pool: str, worker: str, leases: Sequence[Lease]) -> None:
+        """The sessions are over: their offers disappear (unless another worker holds them by now)."""
+        await self._own("settle", pool, worker, [lease.offer_id for lease in leases])
+
+    async def give_back(self, pool: str, worker: str, leases: Sequence[Lease]) -> None:
+        """Let another worker take these sessions over at once."""
+        await self._own("give_back", pool, worker, [lease.offer_id for lease in leases])
+
+    async def read(self, cursors: Mapping[str, bytes]) -> dict[str, Logged]:
+        """New audio entries after each session's cursor, one round trip for all; sessions without news are left out."""
+        if not cursors:
+            return {}
+        sessions = {self.keys.audio(session): session for session in cursors}
+        with _reaching_redis():
+            reply = await self._redis.xread(
+                {key: cursors[session] for key, session in sessions.items()}, count=READ_ENTRIES
+            )
+        found: dict[str, Logged] = {}
+        for key, entries in reply:
+            logged = found[sessions[key]] = Logged(entries[-1][0])
+            for entry_id, fields in entries:
+                try:
+                    logged.entries.append((entry_id, unpack_audio(fields[_ENTRY])))
+                except (EntryError, KeyError):
+                    logged.refused += 1
+        return found
+
+    async def publish(self, publications: Sequence[Publication]) -> list[Lease]:
+        """Write events, checkpoints and trims, then tell the ingress nodes. Returns leases that are lost.
+
+        A session whose generation has moved on, or whose state is gone, gets nothing written.
+        """
+        results = await self._run_script([self._publish_call(item) for item in publications])
+        inboxes: dict[str, list[bytes]] = {}
+        for publication, result in zip(publications, results, strict=True):
+            if result == 1:
+                inbox = inboxes.setdefault(publication.lease.offer.ingress, [])
+                inbox.extend(pack_event(event) for event in publication.events)
+        pipeline = self._redis.pipeline(transaction=False)
+        for instance, events in inboxes.items():
+            if events:
+                key = self.keys.inbox(instance)
+                numbered = {str(number): event for number, event in enumerate(events)}
+                pipeline.xadd(key, numbered, maxlen=INBOX_ENTRIES)
+                pipeline.expire(key, INBOX_TTL_S)
+        await self._execute(pipeline)
+        return [item.lease for item, result in zip(publications, results, strict=True) if result != 1]
+
+    def _publish_call(self, publication: Publication) -> tuple[Sequence[bytes], Sequence[Any]]:
+        session, saved = publication.lease.session, publication.checkpoint
+        keys = (self.keys.events(session), self.keys.state(session), self.keys.audio(session))
+        arguments: list[Any] = [
+            "publish",
+            publication.lease.generation,
+            SESSION_TTL_S * 1000,
+            EVENT_LOG_ENTRIES,
+        ]
+        arguments.append(pack_checkpoint(saved) if saved else b"")
+        arguments.append(following(saved.entry_id) if saved and saved.entry_id else b"")
+        for event in publication.events:
+            arguments += (event.sequence, pack_event(event))
+        return keys, arguments
+
+    async def report(self, pool: str, worker: str, load: WorkerLoad) -> None:
+        """Tell admission and operators how loaded this worker is."""
+        key = self.keys.workers(pool)
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.hset(key, worker, pack_load(load))
+        pipeline.expire(key, INBOX_TTL_S)
+        await self._execute(pipeline)
+
+    async def leave(self, pool: str, worker: str) -> None:
+        """This worker stops: drop its load and its (empty) place in the consumer group."""
+        with _reaching_redis():
+            await self._redis.hdel(self.keys.workers(pool), worker)
+            pending = await self._redis.xpending_range(
+                self.keys.offers(pool), WORKERS_GROUP, min="-", max="+", count=1, consumername=worker
+            )
+            if not pending:  # deleting a consumer would delete its pending entries, that is: leases
+                await self._redis.xgroup_delconsumer(self.keys.offers(pool), WORKERS_GROUP, worker)
+
+    async def loads(self, pool: str) -> dict[str, WorkerLoad]:
+        """Workers of a pool that reported lately."""
+        with _reaching_redis():
+            fields = await self._redis.hgetall(self.keys.workers(pool))
+        now_s, loads = time.time(), {}
+        for worker, packed in fields.items():
+            try:
+                load = unpack_load(packed)
+            except EntryError:
+                continue
+            if load.deadline_s >= now_s:
+                loads[worker.decode()] = load
+        return loads
+
+    async def waiting(self, pool: str) -> int:
+        """Offers that no worker has taken yet: the autoscaling signal."""
+        offers = self.keys.offers(pool)
+        with _reaching_redis():
+            try:
+                length = int(await self._redis.xlen(offers))
+                pending = await self._redis.xpending(offers, WORKERS_GROUP)
+            except ResponseError:
+                return 0
+        return max(0, length - int(pending["pending"]))
+
+
+def _events(fields: Mapping[bytes, bytes]) -> Iterator[SessionEvent]:
+    for packed in fields.values():
+        try:
+            yield unpack_event(packed)
+        except EntryError:
+            continue  # a peer of another version; its session times out by itself

@@ -1,0 +1,99 @@
+"""The contract between the engine and a model: what goes into a step and what comes out.
+
+A recognizer holds all model state inside, preallocated, slot on axis 0; a pool package (`english`, ...) builds one.
+No I/O, no clock, no logging; seeded; deterministic on a CPU. Times are ms of the session's audio time.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.words import Word
+
+#: `Batch.flush_ms` of a slot that asks for no flush.
+NO_FLUSH = -1
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a recognizer is. `chunk_samples`: the most samples of one slot in one step; `hop_ms`: grain of observations."""
+
+    model: str
+    licence: str
+    slots: int
+    chunk_samples: int
+    hop_ms: int
+    sample_rate: int = 16_000
+
+
+@dataclass(frozen=True)
+class SlotOptions:
+    """What a session asks of the model itself; turn rules stay with `turns.py`."""
+
+    vad_threshold: float = 0.4
+    language: str | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's input over all `S` slots.
+
+    audio     [S, C] float32 in -1..1; row s holds `samples[s]` valid samples from column 0 on, the rest is ignored
+    samples   [S] int64; 0: nothing for this slot in this step, it must come out as if the step had not happened
+    reset     [S] bool: a new occupant; forget everything before reading this row's audio
+    origin_ms [S] int64: audio time of the new occupant's first sample (not 0 after a resume); read where `reset`
+    flush_ms  [S] int64: settle every word up to this audio time, at this or a later step; NO_FLUSH otherwise. Never
+              later than the audio given so far (this row included). Asked once; stands until answered.
+    options   slot -> options, for slots whose options are new or changed
+    """
+
+    audio: NDArray[np.float32]
+    samples: NDArray[np.int64]
+    reset: NDArray[np.bool_]
+    origin_ms: NDArray[np.int64]
+    flush_ms: NDArray[np.int64]
+    options: Mapping[int, SlotOptions] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One hop of audio: ends at `at_ms`, `speech` is the probability that someone speaks."""
+
+    at_ms: int
+    speech: float
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """What a slot's model believes after a step; all words since the last flush was answered are in play.
+
+    observations  hops completed in this step, in order
+    settled       words newly settled in this step: never change, each is told exactly once
+    tail          words after the settled ones that may still change (replaces the tail told before); `None`: no news
+    end_of_turn   belief (0 to 1) that the speaker is done after the last word known; of the newest decode
+    flushed_ms    answer to a flush: every word that starts before is settled (in this or earlier steps, `tail` is
+                  what begins after); no later word starts before it
+    heard_ms      audio time up to which `settled` and `tail` have heard; words end by then
+    """
+
+    observations: tuple[Observation, ...] = ()
+    settled: tuple[Word, ...] = ()
+    tail: tuple[Word, ...] | None = None
+    end_of_turn: float = 0.0
+    flushed_ms: int | None = None
+    heard_ms: int = 0
+
+
+class Recognizer(Protocol):
+    """A model with one row of state per slot. Calls come from one thread, one at a time."""
+
+    spec: Spec
+
+    def warm_up(self) -> None:
+        """Run every shape once, so that the first session meets no surprise. Called once, before `step`."""
+
+    def step(self, batch: Batch) -> list[Hypothesis | None]:
+        """One step; element s is None where slot s had nothing to do and nothing to tell."""
