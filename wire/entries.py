@@ -6,6 +6,7 @@ EntryError: a peer of another version must not crash a process, only be counted 
 Positions are in samples of the 16 kHz mono audio of the session, from its first sample.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NoReturn
@@ -104,18 +105,42 @@ class SessionEvent:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a new lease holder resumes: written with each final turn.
+    """Where a new lease holder resumes: written with each final turn, and now and then in silence.
 
-    `entry_id` is the stream id of the last audio entry that is not needed any more, `position` the first sample
-    that still is, `turn_order` the order of the next turn, `generation` and `sequence` those of the last event.
+    `turn_order` is the order of the next turn, `position` the first sample still needed, `entry_id` the stream id of
+    the last audio entry that is not needed any more ("" if all are), `params` the session's parameters by then.
     """
 
     turn_order: int
     position: int
     entry_id: str
+    params: dict[str, Any]
 
 
 AudioEntry = AudioFrame | Control
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to serve a session. `checkpoint` is where the last holder stopped; None: from the beginning."""
+
+    offer_id: bytes
+    offer: Offer
+    generation: int
+    checkpoint: Checkpoint | None
+
+    @property
+    def session(self) -> str:
+        return self.offer.session
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What one step has to tell about one session, written in one transaction."""
+
+    lease: Lease
+    events: Sequence[SessionEvent] = ()
+    checkpoint: Checkpoint | None = None
 
 
 def _pack(kind: Kind, *fields: Any) -> bytes:
@@ -180,6 +205,8 @@ def unpack_audio(data: bytes) -> AudioEntry:
     order, position, config = _checked(fields, int, int, (dict, type(None)))
     if order not in Order._value2member_map_ or position < 0:
         _refuse(f"order {order} at {position}")
+    if (config is not None) != (order == Order.CONFIGURE):
+        _refuse(f"order {order} with{'out' if config is None else ''} a configuration")
     return Control(Order(order), position, config)
 
 
@@ -207,13 +234,14 @@ def unpack_event(data: bytes) -> SessionEvent:
 
 
 def pack_checkpoint(checkpoint: Checkpoint) -> bytes:
-    return _pack(Kind.CHECKPOINT, checkpoint.turn_order, checkpoint.position, checkpoint.entry_id)
+    return _pack(
+        Kind.CHECKPOINT, checkpoint.turn_order, checkpoint.position, checkpoint.entry_id, checkpoint.params
+    )
 
 
 def unpack_checkpoint(data: bytes) -> Checkpoint:
     """Raises EntryError."""
-    turn_order, position, entry_id = _checked(_unpack(data, Kind.CHECKPOINT)[1], int, int, str)
-    return Checkpoint(turn_order, position, entry_id)
+    return Checkpoint(*_checked(_unpack(data, Kind.CHECKPOINT)[1], int, int, str, dict))
 
 
 @dataclass(frozen=True)

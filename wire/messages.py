@@ -64,7 +64,13 @@ def parse_client_message(text: str) -> ClientMessage:
         case "UpdateConfiguration":
             return UpdateConfiguration({name: item for name, item in value.items() if name != "type"})
         case other:
-            raise ClientError(Close.INVALID_INPUT, f"Invalid Message Type: {str(other)[:100]}")
+            raise ClientError(Close.INVALID_INPUT, f"Invalid Message Type: {_quoted(other)}")
+
+
+def _quoted(value: Any) -> str:
+    """The client's own word, safe to send back: short, and free of the lone surrogates that JSON lets through."""
+    text = str(value) if value is None or isinstance(value, (str, bool, int, float)) else type(value).__name__
+    return text[:100].encode(errors="replace").decode()
 
 
 # --------------------------------------------------------------------------------------------------------------

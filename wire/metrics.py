@@ -5,9 +5,16 @@ its own numbers and nothing a dependency registered. Every name begins with `ste
 line says audio.
 """
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 
-disable_created_metrics()  # a birth date beside every series would double the page
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a birth date beside every series would double the page
 
 #: What `/metrics` shows (`wire/service.py`).
 REGISTRY = CollectorRegistry()
@@ -38,12 +45,18 @@ def _histogram(name: str, meaning: str, buckets: tuple[float, ...], *labels: str
 SESSIONS_OPEN = _gauge("sessions_open", "Client sessions connected now.")
 SESSIONS_TOTAL = _counter("sessions_total", "Sessions that have ended, by how.", "outcome")
 AUDIO_SECONDS = _counter("audio_seconds_total", "Audio received from clients, in seconds of audio.")
-APPEND_SECONDS = _histogram("append_seconds", "Time of one append of all sessions' audio to Redis.", _ROUND_TRIP_S)
+APPEND_SECONDS = _histogram(
+    "append_seconds", "Time of one append of all sessions' audio to Redis.", _ROUND_TRIP_S
+)
 BEGIN_SECONDS = _histogram("begin_seconds", "Time from a client's connection to its Begin.", _WAIT_S)
 EVENTS_TOTAL = _counter("events_total", "Events received from workers, by kind.", "kind")
-EVENTS_DROPPED = _counter("events_dropped_total", "Events from workers that were not passed on, by reason.", "reason")
+EVENTS_DROPPED = _counter(
+    "events_dropped_total", "Events from workers that were not passed on, by reason.", "reason"
+)
 CLIENT_ERRORS = _counter("client_errors_total", "Error messages sent to clients, by error code.", "code")
-PENDING_BYTES = _gauge("pending_bytes", "Audio received from clients and not yet appended to Redis, in bytes.")
+PENDING_BYTES = _gauge(
+    "pending_bytes", "Audio received from clients and not yet appended to Redis, in bytes."
+)
 
 # ---------------------------------------------------------------------------------------------------------------------
 # workers
@@ -54,7 +67,9 @@ SLOTS_USED = _gauge("slots_used", "Sessions this worker holds now.", "pool")
 STEP_SECONDS = _histogram(
     "step_seconds", "Time of one step of the model, by number of active slots.", _COMPUTE_S, "occupancy"
 )
-BACKLOG_SECONDS = _gauge("backlog_seconds", "Audio appended and not yet stepped, worst session, in seconds of audio.")
+BACKLOG_SECONDS = _gauge(
+    "backlog_seconds", "Audio appended and not yet stepped, worst session, in seconds of audio."
+)
 DECODE_SECONDS = _histogram("decode_seconds", "Time of one batch of decoding, by kind.", _COMPUTE_S, "kind")
 PARTIALS_TOTAL = _counter("partials_total", "Partial turns published.")
 FINALS_TOTAL = _counter("finals_total", "Final turns published.")
@@ -62,7 +77,9 @@ END_OF_TURN_DELAY_SECONDS = _histogram(
     "end_of_turn_delay_seconds", "Time from the endpoint decision to the publication of its final.", _WAIT_S
 )
 FIRST_PARTIAL_SECONDS = _histogram(
-    "first_partial_seconds", "Audio from the onset of a turn's speech to its first partial, in seconds.", _WAIT_S
+    "first_partial_seconds",
+    "Audio from the onset of a turn's speech to its first partial, in seconds.",
+    _WAIT_S,
 )
 LEASES_TAKEN = _counter("leases_taken_total", "Sessions taken by this worker, takeovers included.")
 LEASES_LOST = _counter("leases_lost_total", "Sessions that another worker took from this one.")

@@ -16,6 +16,7 @@ from pydantic import (
     ValidationError,
     field_validator,
 )
+from pydantic_core import PydanticKnownError
 
 from wire.errors import ClientError, invalid_parameter
 
@@ -28,9 +29,17 @@ SILENCE_RANGE_MS = (50, 10_000)
 
 
 def _integer(value: Any) -> Any:
-    """Plain integer literals only: `160.0` is refused (protocol 2, general rules)."""
-    if isinstance(value, float) or (isinstance(value, str) and not value.strip().lstrip("+-").isdecimal()):
-        raise ValueError("Input should be a valid integer, unable to parse string as an integer")
+    """Plain integer literals only: `160.0` is refused (protocol 2, general rules), and so is `true`."""
+    if isinstance(value, str) and not value.strip().lstrip("+-").isdecimal():
+        raise PydanticKnownError("int_parsing")
+    if isinstance(value, (bool, float)):
+        raise PydanticKnownError("int_type")
+    return value
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticKnownError("float_type")
     return value
 
 
@@ -40,7 +49,7 @@ def _clamp_silence(value: int) -> int:
 
 
 Integer = Annotated[int, BeforeValidator(_integer)]
-Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), BeforeValidator(_number)]
 
 
 class SessionParams(BaseModel):
@@ -95,12 +104,15 @@ class SessionParams(BaseModel):
         return POOL_OF_MODEL[self.speech_model]
 
     def updated(self, fields: Mapping[str, Any]) -> "SessionParams":
-        """These parameters after an `UpdateConfiguration` with `fields`; names that cannot change are ignored.
+        """These parameters after an `UpdateConfiguration` with `fields`.
 
+        Names that cannot change are ignored, and so is null: clients leave out what they do not set.
         Raises ClientError 3006.
         """
-        changes = {_UPDATABLE[name]: value for name, value in fields.items() if name in _UPDATABLE}
-        return _validated({**self.model_dump(), **changes})
+        changes = {name: value for name, value in fields.items() if name in _UPDATABLE and value is not None}
+        changed = {_UPDATABLE[name] for name in changes}
+        kept = {name: value for name, value in self.model_dump().items() if name not in changed}
+        return _validated(kept | changes)
 
 
 #: Names that `UpdateConfiguration` may carry -> field they set (protocol 3.2); the rest is fixed at connect.

@@ -75,7 +75,9 @@ class ServiceSettings(BaseSettings):
         description="Write logs as one JSON object per line instead of text.",
     )
     probe_host: str = Field("127.0.0.1", description="Address that serves /health and /metrics.")
-    probe_port: int = Field(0, ge=0, le=65535, description="Port that serves /health and /metrics; 0 is any free one.")
+    probe_port: int = Field(
+        0, ge=0, le=65535, description="Port that serves /health and /metrics; 0 is any free one."
+    )
 
     @field_validator("redis_url")
     @classmethod
@@ -172,7 +174,9 @@ def _extra(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _time(record: logging.LogRecord) -> str:
-    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return (
+        datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    )
 
 
 class TextFormatter(logging.Formatter):
@@ -224,14 +228,14 @@ class _ProbeServer(socketserver.ThreadingMixIn, WSGIServer):
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
         self.setup_environ()
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        logger.debug("Probe request failed", exc_info=True, extra={"peer": client_address})
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 the base calls it so
+        logger.debug("Probe request failed", exc_info=sys.exc_info(), extra={"peer": client_address})
 
 
 class _ProbeRequest(WSGIRequestHandler):
     timeout = 10  # seconds without a byte, then the connection is dropped
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 named by the base class
         logger.debug("Probe request: %s", format % args)
 
 
@@ -244,7 +248,11 @@ class Probe:
     """
 
     def __init__(
-        self, host: str, port: int, service: str = "steno", status: Callable[[], Mapping[str, Any]] | None = None
+        self,
+        host: str,
+        port: int,
+        service: str = "steno",
+        status: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:
         self.service = service
         self.ready = False
@@ -348,7 +356,8 @@ async def _until_signalled(main: Callable[[asyncio.Event], Awaitable[None]]) -> 
         if drain.is_set():
             logger.warning("Second signal: quitting now", extra={"signal": name})
             logging.shutdown()
-            os._exit(EXIT_SIGNALLED_TWICE)  # not sys.exit: a model's thread may be in the midst of a long step
+            # Not sys.exit: it would wait for a model's thread, which may be in the midst of a long step.
+            os._exit(EXIT_SIGNALLED_TWICE)
         logger.info("Draining", extra={"signal": name})
         drain.set()
 

@@ -15,7 +15,6 @@ import time
 from collections.abc import (
     AsyncIterator,
     Callable,
-    Iterable,
     Iterator,
     Mapping,
     Sequence,
@@ -40,8 +39,9 @@ from redis.exceptions import (
 from wire.entries import (
     AudioEntry,
     AudioFrame,
-    Checkpoint,
+    Lease,
     Offer,
+    Publication,
     SessionEvent,
     WorkerLoad,
     pack_audio,
@@ -78,29 +78,6 @@ READ_ENTRIES = 128
 _ENTRY = b"e"
 _FROM_START = b"0-0"
 _LUA = Path(__file__).with_name("leases.lua").read_text()
-
-
-@dataclass(frozen=True)
-class Lease:
-    """The right to serve a session. `checkpoint` is where the last holder stopped; None: from the beginning."""
-
-    offer_id: bytes
-    offer: Offer
-    generation: int
-    checkpoint: Checkpoint | None
-
-    @property
-    def session(self) -> str:
-        return self.offer.session
-
-
-@dataclass(frozen=True)
-class Publication:
-    """What one step has to tell about one session, written in one transaction."""
-
-    lease: Lease
-    events: Sequence[SessionEvent] = ()
-    checkpoint: Checkpoint | None = None
 
 
 @dataclass
@@ -228,13 +205,17 @@ class Bus:
             if isinstance(result, RedisError):
                 raise BusUnavailable(f"Redis refused audio: {result}")
 
-    async def touch(self, sessions: Iterable[str]) -> None:
-        """Keep the sessions' keys alive for SESSION_TTL_S more; call every TOUCH_S."""
+    async def touch(self, sessions: Sequence[str]) -> list[str]:
+        """Keep the sessions' keys alive for SESSION_TTL_S more; call every TOUCH_S.
+
+        Returns the sessions whose state is gone (a Redis that came back empty): no worker can serve them any more.
+        """
         pipeline = self._redis.pipeline(transaction=False)
         for session in sessions:
             for key in (self.keys.state(session), self.keys.audio(session), self.keys.events(session)):
                 pipeline.expire(key, SESSION_TTL_S)
-        await self._execute(pipeline)
+        alive = (await self._execute(pipeline))[::3]
+        return [session for session, found in zip(sessions, alive, strict=True) if found == 0]
 
     async def forget(self, session: str) -> None:
         """The session is over: let its keys expire soon."""

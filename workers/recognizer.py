@@ -77,6 +77,7 @@ class Hypothesis:
     flushed_ms    answer to a flush: every word that starts before is settled (in this or earlier steps, `tail` is
                   what begins after); no later word starts before it
     heard_ms      audio time up to which `settled` and `tail` have heard; words end by then
+    failed        this slot's computation failed, its neighbours' did not; its state is of no use any more
     """
 
     observations: tuple[Observation, ...] = ()
@@ -85,6 +86,7 @@ class Hypothesis:
     end_of_turn: float = 0.0
     flushed_ms: int | None = None
     heard_ms: int = 0
+    failed: bool = False
 
 
 class Recognizer(Protocol):

@@ -1,0 +1,92 @@
+# steno: everything a newcomer or a contributor runs. `make` alone tells what there is.
+# Works with GNU make 3.81 (macOS) and later.
+
+PYTHON ?= python3
+# More options for pip, for example a package index of your own or one with CPU-only builds of torch:
+#   make demo PIP_ARGS="--extra-index-url https://..."
+PIP_ARGS ?=
+# More options for pytest: make test PYTEST_ARGS="-k turns -x"
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+# A stamp is as new as the last installation; pip runs again only when what it was told has changed.
+RUN_STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
+PINS := pyproject.toml constraints.txt
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up test test-all check format bench lock clean weights
+
+help:  ## show this
+	@echo "steno: real-time speech to text on your own machines"
+	@echo
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' \
+		| awk -F'|' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+	@echo
+	@echo "  Everything is installed into $(VENV); afterwards $(BIN)/steno --help tells the rest."
+
+demo: $(RUN_STAMP)  ## see it work: start everything, play a recording into it, show the text live, stop everything
+	@$(BIN)/steno demo
+
+up: $(RUN_STAMP)  ## serve ws://localhost:8080 until Ctrl-C
+	@$(BIN)/steno up
+
+test: check weights  ## check, then run the tests (under 20 minutes on two cores)
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-all: check weights  ## check, then run all tests, also those that take long
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(DEV_STAMP)  ## format, lint, strict types, and the rules of the house
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_house.py
+
+format: $(DEV_STAMP)  ## write the code as the formatter wants it, and mend what lint can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(DEV_STAMP) weights  ## measure accuracy, sessions per machine and latency, here
+	$(BIN)/steno bench accuracy
+	$(BIN)/steno bench worker
+	$(BIN)/steno bench latency
+
+lock: $(DEV_STAMP)  ## write the versions that are installed now to constraints.txt
+	@$(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools --exclude wheel \
+		| grep -v ' @ ' | sed -e 's/+[a-z0-9.]*$$//' > constraints.txt.new
+	@{ echo '# What was tested together. Made by `make lock`; change pyproject.toml, not this.'; \
+		cat constraints.txt.new; } > constraints.txt
+	@rm constraints.txt.new
+	@touch $(RUN_STAMP) $(DEV_STAMP)
+	@echo "constraints.txt holds $$(grep -c == constraints.txt) versions"
+
+clean:  ## remove what was made here; fetched weights stay (steno models remove)
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+weights: $(DEV_STAMP)
+	@$(BIN)/steno models fetch
+
+constraints.txt:  # a tree without pins: the newest versions, to be pinned with `make lock`
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "steno needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1 || echo missing)." >&2; \
+		echo "Name another one: make PYTHON=python3.12" >&2; exit 1; }
+	@echo "making $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV) || { \
+		echo "Making $(VENV) failed. On Debian and Ubuntu: apt install python3-venv" >&2; rm -rf $(VENV); exit 1; }
+
+$(RUN_STAMP): $(PINS) | $(BIN)/python
+	@echo "installing (torch is large: the first time takes minutes) ..."
+	@$(PIP_INSTALL) -e .
+	@touch $@
+
+$(DEV_STAMP): $(PINS) | $(BIN)/python
+	@echo "installing, with what tests and checks need (the first time takes minutes) ..."
+	@$(PIP_INSTALL) -e '.[dev]'
+	@touch $(RUN_STAMP) $@

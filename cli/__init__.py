@@ -1,0 +1,12 @@
+"""The operator's desk: the command `steno` and what it shows.
+
+main          every command, its options and help; nothing heavy is imported before a command needs it
+up            the whole stack on this machine, as processes of their own
+child         a child process that never outlives its parent
+redis_server  a Redis server of our own, found or fetched, kept in memory
+audio_file    any sound file -> 16 kHz mono chunks
+client        the client's side of a session, shared by transcribe, mic, demo and bench
+latencies     what a session's messages say about delays
+display       a session on a terminal, in a log, or as JSON lines
+transcribe, mic, models, demo   the commands of these names
+"""

@@ -1,0 +1,239 @@
+"""The client's side of a session: connect, send audio at its pace, pass on what the server says.
+
+Shared by `steno transcribe`, `steno mic`, `steno demo` and the benchmarks. It knows nothing of files and terminals:
+audio comes as chunks of PCM, messages go to a callback.
+"""
+
+import asyncio
+import contextlib
+import errno
+import json
+import signal
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlencode, urlsplit, urlunsplit
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+
+from cli.latencies import Latencies
+from wire.errors import REASON_ENDED, Close, StackError
+
+DEFAULT_ENDPOINT = "ws://localhost:8080"
+#: The server asks for some key and looks at none (protocol 1.3).
+DEFAULT_API_KEY = "self-hosted"
+OPEN_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 2.0
+#: After Terminate, a server that says nothing for so long is given up.
+ANSWER_TIMEOUT_S = 60.0
+_BYTES_PER_SAMPLE = 2
+
+
+class SessionFailed(StackError):
+    """The session could not be had or ended badly; the message is for the user."""
+
+
+class ServerError(SessionFailed):
+    """The server sent an Error message."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(f"the server refused: {text} (code {code})")
+        self.code = code
+        self.text = text
+
+
+@dataclass(frozen=True)
+class Request:
+    """Where to connect and what to ask for. `sample_rate` is that of the chunks, in Hz."""
+
+    endpoint: str = DEFAULT_ENDPOINT
+    api_key: str = DEFAULT_API_KEY
+    sample_rate: int = 16_000
+    speech_model: str | None = None
+    format_turns: bool = True
+
+    def url(self) -> str:
+        """The endpoint with the parameters in its query. Raises SessionFailed if it is no WebSocket address."""
+        parts = urlsplit(self.endpoint)
+        if parts.scheme not in ("ws", "wss") or not parts.hostname:
+            raise SessionFailed(
+                f"{self.endpoint!r} is no WebSocket address; it should look like {DEFAULT_ENDPOINT}"
+            )
+        query = {"sample_rate": str(self.sample_rate), "format_turns": str(self.format_turns).lower()}
+        if self.speech_model:
+            query["speech_model"] = self.speech_model
+        return urlunsplit(parts._replace(query="&".join(filter(None, (parts.query, urlencode(query))))))
+
+
+@dataclass(frozen=True)
+class Received:
+    """One server message: its text as it came, its fields, and the seconds since the first sample was spoken."""
+
+    text: str
+    fields: dict[str, Any]
+    at_s: float
+
+
+@dataclass
+class Session:
+    """What is known of a session, growing while it runs. `audio_s`: audio sent, in seconds."""
+
+    connect_s: float
+    audio_s: float = 0.0
+    latencies: Latencies = field(default_factory=Latencies)
+
+
+Listener = Callable[[Received], None]
+
+
+async def paced(chunks: Iterable[bytes], sample_rate: int) -> AsyncIterator[bytes]:
+    """Chunks as a microphone gives them: each when its last sample has been spoken."""
+    start_s, samples = time.monotonic(), 0
+    for chunk in chunks:
+        samples += len(chunk) // _BYTES_PER_SAMPLE
+        await asyncio.sleep(max(0.0, start_s + samples / sample_rate - time.monotonic()))
+        yield chunk
+
+
+async def unpaced(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
+    """Chunks as fast as the server takes them."""
+    for chunk in chunks:
+        yield chunk
+        await asyncio.sleep(0)  # a fast link never makes `send` wait, and messages must be read meanwhile
+
+
+async def until(stop: asyncio.Event, audio: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """The same audio, over once `stop` is set."""
+    async for chunk in audio:
+        if stop.is_set():
+            return
+        yield chunk
+
+
+@contextlib.contextmanager
+def stop_on_interrupt() -> Iterator[asyncio.Event]:
+    """An event that the first Ctrl-C sets, so that a session can end in good order; the second Ctrl-C is as ever."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def interrupted() -> None:
+        loop.remove_signal_handler(signal.SIGINT)
+        stop.set()
+
+    loop.add_signal_handler(signal.SIGINT, interrupted)
+    try:
+        yield stop
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+
+
+async def converse(request: Request, audio: AsyncIterable[bytes], listener: Listener) -> Session:
+    """One session from connecting to the server's close; `listener` is called with each message.
+
+    Ends with Terminate once `audio` is over. Raises SessionFailed (ServerError where the server told a reason), and
+    whatever `audio` or `listener` raises.
+    """
+    url = request.url()
+    session = Session(connect_s=time.monotonic())
+    try:
+        connection = await connect(
+            url,
+            additional_headers={"Authorization": request.api_key},
+            compression=None,  # audio does not shrink, and the server declines it anyway
+            open_timeout=OPEN_TIMEOUT_S,
+            close_timeout=CLOSE_TIMEOUT_S,
+            proxy=None if _on_this_machine(url) else True,
+        )
+    except (OSError, InvalidHandshake, InvalidURI) as error:
+        raise SessionFailed(_why_not_connected(request.endpoint, error)) from None
+    async with connection:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                sender = tasks.create_task(_send(connection, request, audio, session))
+                await _receive(connection, listener, session)
+                sender.cancel()
+        except* StackError as failures:
+            raise failures.exceptions[0] from None
+    return session
+
+
+async def _send(
+    connection: ClientConnection, request: Request, audio: AsyncIterable[bytes], session: Session
+) -> None:
+    """Send all audio, then Terminate. A closed connection ends it silently: the receiver tells why."""
+    try:
+        async for chunk in audio:
+            duration_s = len(chunk) / _BYTES_PER_SAMPLE / request.sample_rate
+            if session.latencies.audio_start_s is None:
+                session.latencies.audio_start_s = time.monotonic() - duration_s
+            await connection.send(chunk)
+            session.audio_s += duration_s
+        session.latencies.terminated = True
+        await connection.send('{"type": "Terminate"}')
+    except ConnectionClosed:
+        return
+
+
+async def _receive(connection: ClientConnection, listener: Listener, session: Session) -> None:
+    """Pass on messages until the server closes. Raises SessionFailed unless it closed as it should."""
+    failure: SessionFailed | None = None
+    try:
+        while True:
+            text = await _next_message(connection, session)
+            now_s, fields = time.monotonic(), _parsed(text)
+            if fields["type"] == "Begin":
+                session.latencies.begun(session.connect_s, now_s)
+            session.latencies.observe(fields, now_s)
+            if fields["type"] == "Error":
+                failure = ServerError(fields["error_code"], fields["error"])
+            listener(Received(text, fields, now_s - (session.latencies.audio_start_s or now_s)))
+    except ConnectionClosed as closed:
+        if failure:
+            raise failure from None
+        code = closed.rcvd.code if closed.rcvd else None
+        if code != Close.NORMAL:
+            raise SessionFailed(_why_closed(closed)) from None
+
+
+async def _next_message(connection: ClientConnection, session: Session) -> str:
+    """The next message; while audio is being sent there is no limit to how long the server may have nothing to say."""
+    while True:
+        try:
+            return await asyncio.wait_for(connection.recv(decode=True), ANSWER_TIMEOUT_S)
+        except TimeoutError:
+            if session.latencies.terminated:
+                raise SessionFailed(f"the server has said nothing for {ANSWER_TIMEOUT_S:.0f} s") from None
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(text)
+    except ValueError as error:
+        raise SessionFailed(f"the server sent something that is not JSON: {error}") from None
+    if not isinstance(fields, dict) or not isinstance(fields.get("type"), str):
+        raise SessionFailed("the server sent a message without a type: is it a steno server?")
+    return fields
+
+
+def _on_this_machine(url: str) -> bool:
+    """Proxies are for the world outside; asking one for our own machine fails in confusing ways."""
+    host = urlsplit(url).hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _why_not_connected(endpoint: str, error: Exception) -> str:
+    if isinstance(error, InvalidHandshake):
+        return f"{endpoint} answers, but not as a steno server: {error}"
+    if isinstance(error, TimeoutError):
+        return f"{endpoint} did not answer in {OPEN_TIMEOUT_S:.0f} s"
+    if isinstance(error, ConnectionRefusedError) or f"[Errno {errno.ECONNREFUSED}]" in str(error):
+        return f"nothing answers at {endpoint}. Start a server with: steno up"
+    return f"cannot connect to {endpoint}: {error}"
+
+
+def _why_closed(closed: ConnectionClosed) -> str:
+    if closed.rcvd is None:
+        return "the connection to the server was lost"
+    reason = f": {closed.rcvd.reason}" if closed.rcvd.reason and closed.rcvd.reason != REASON_ENDED else ""
+    return f"the server closed the session with code {closed.rcvd.code}{reason}"

@@ -1,0 +1,286 @@
+"""The whole stack on this machine: Redis, a worker for each pool, and the ingress, as processes of their own.
+
+`Stack` is for programs (the demo, the tests, the benchmarks), `run` is the command `steno up`. However the program
+that holds a Stack ends, the stack's processes end with it (`cli.child`).
+"""
+
+import contextlib
+import http.client
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.markup import escape
+
+from cli import models, redis_server
+from cli.child import Child, died_of
+from wire import service
+from wire.errors import SettingsError, StackError
+from wire.params import POOL_OF_MODEL
+from workers.settings import WorkerSettings
+
+DEFAULT_PORT = 8080
+LOCAL_HOST = "127.0.0.1"
+#: Loading and warming up a model on a slow laptop.
+READY_TIMEOUT_S = 180.0
+#: How long sessions and processes may take to end on a stop.
+STOP_GRACE_S = 10.0
+_POLL_S = 0.05
+
+#: Told about each service that is ready: its name, what it is, and the seconds it took.
+Announce = Callable[[str, str, float], None]
+
+
+class StackFailed(StackError):
+    """The stack cannot start or cannot go on; the message says why and what to do."""
+
+
+class Stack:
+    """Everything that a client needs, running. A context manager: ready when entered, gone when left.
+
+    `port` 0 takes any free one; `env` are variables for the services on top of ours. Raises StackFailed,
+    redis_server.RedisServerError, or SettingsError when entered. Fetch the weights before (`fetch_weights`).
+    """
+
+    def __init__(
+        self,
+        port: int = 0,
+        pools: Sequence[str] = ("english",),
+        host: str = LOCAL_HOST,
+        redis_url: str | None = None,
+        env: Mapping[str, str] | None = None,
+        verbose: bool = False,
+        announce: Announce | None = None,
+    ) -> None:
+        self.host = host
+        self.port = port
+        self.pools = tuple(dict.fromkeys(pools))
+        #: Service -> the port of its probe (/health, /metrics) on this machine.
+        self.probe_ports: dict[str, int] = {}
+        self._redis_url = redis_url
+        self._env = _defaults(verbose) | dict(env or {})
+        self._verbose = verbose
+        self._announce = announce
+        self._redis: redis_server.EmbeddedRedis | None = None
+        self._services: dict[str, Child] = {}
+        self._folder: Path | None = None
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        name = "localhost" if self.host in (LOCAL_HOST, "0.0.0.0", "::") else self.host  # noqa: S104 a comparison
+        return f"ws://{name}:{self.port}"
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Service -> process id; `redis` is its keeper's (`cli.child`)."""
+        redis = {"redis": self._redis.child.pid} if self._redis else {}
+        return redis | {name: child.pid for name, child in self._services.items()}
+
+    def start(self) -> None:
+        """Start everything and wait until it is ready; on failure, or Ctrl-C, nothing is left running."""
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self, grace_s: float = STOP_GRACE_S) -> None:
+        """Let sessions end, then stop all; by force after `grace_s`, or at once on a second Ctrl-C."""
+        try:
+            for child in reversed(list(self._services.values())):  # the ingress first: it tells its clients
+                child.stop(grace_s)
+        finally:
+            for child in self._services.values():
+                if child.exit_code is None:
+                    child.kill()
+            if self._redis:
+                self._redis.stop()
+            if self._folder:
+                shutil.rmtree(self._folder, ignore_errors=True)
+
+    def check(self) -> None:
+        """Raises StackFailed if a process of ours has died."""
+        children = list(self._services.values()) + ([self._redis.child] if self._redis else [])
+        for child in children:
+            if (code := child.exit_code) is not None:
+                raise StackFailed(f"{child.name} died ({died_of(code)})\n{child.tail()}".rstrip())
+
+    def watch(self) -> None:
+        """Block for as long as all is well. Raises StackFailed when it is not."""
+        while True:
+            self.check()
+            time.sleep(4 * _POLL_S)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _start(self) -> None:
+        self.port = _checked_port(self.host, self.port)
+        self._folder = Path(tempfile.mkdtemp(prefix="steno-up-"))
+        redis_url = self._redis_url or self._start_redis()
+        started_s = time.monotonic()
+        for pool in self.pools:
+            self._spawn(pool, ["worker", pool], {"REDIS_URL": redis_url})
+        where = {"HOST": self.host, "PORT": str(self.port), "REDIS_URL": redis_url}
+        self._spawn("ingress", ["ingress"], where)
+        waiting = dict.fromkeys(self._services)
+        while waiting:
+            self.check()
+            for name in [name for name in waiting if _is_ready(self.probe_ports[name])]:
+                del waiting[name]
+                self._tell(name, self._about(name), started_s)
+            if time.monotonic() - started_s > READY_TIMEOUT_S:
+                raise StackFailed(f"not ready after {READY_TIMEOUT_S:.0f} s: {', '.join(waiting)}")
+            time.sleep(_POLL_S)
+
+    def _start_redis(self) -> str:
+        started_s = time.monotonic()
+        self._redis = redis_server.EmbeddedRedis(log=self._log("redis"))
+        self._redis.start()
+        self._tell("redis", "in memory, for this stack only", started_s)
+        return self._redis.url
+
+    def _spawn(self, name: str, command: Sequence[str], env: Mapping[str, str]) -> None:
+        self.probe_ports[name] = _free_port()
+        variables = {**self._env, **env, "PROBE_HOST": LOCAL_HOST, "PROBE_PORT": str(self.probe_ports[name])}
+        words = [sys.executable, "-m", "cli.main", *command, "--with-parent"]
+        self._services[name] = Child(name, words, variables, self._log(name))
+
+    def _tell(self, name: str, what: str, started_s: float) -> None:
+        if self._announce:
+            self._announce(name, what, time.monotonic() - started_s)
+
+    def _log(self, name: str) -> Path | None:
+        """Where a service's output goes; None: to the terminal."""
+        return None if self._verbose or self._folder is None else self._folder / f"{name}.log"
+
+    def _about(self, name: str) -> str:
+        if name == "ingress":
+            return self.url
+        settings = service.load(WorkerSettings)
+        return f"{settings.model}, {settings.slots} slots"
+
+
+def run(
+    port: int, pools: Sequence[str], host: str, redis_url: str | None, verbose: bool, console: Console
+) -> None:
+    """`steno up`: serve until Ctrl-C or SIGTERM. Raises StackError."""
+    check_pools(pools)
+    with signals_as_ctrl_c():
+        try:
+            _checked_port(host, port)  # before a long download
+            fetch_weights(console, with_redis=redis_url is None)
+            announce = announcer(console)
+            stack = Stack(port, pools, host, redis_url, verbose=verbose, announce=announce)
+            with stack:
+                console.print(f"\n[bold]serving {stack.url}[/]   Ctrl-C stops", highlight=False)
+                console.print("[dim]try, in another terminal:  steno transcribe FILE   or   steno mic[/]")
+                stack.watch()
+        except KeyboardInterrupt:
+            console.print("stopped")
+
+
+def fetch_weights(console: Console, with_redis: bool = True) -> None:
+    """What a stack needs, fetched where it is missing. Raises WeightsError, RedisServerError, SettingsError."""
+    settings = service.load(WorkerSettings)
+    models.fetch([settings.model, settings.vad], console)
+    if with_redis:
+        with models.progress_bar("redis-server", console) as progress:
+            redis_server.find(progress)
+
+
+def announcer(console: Console) -> Announce:
+    """One line per service that is ready."""
+
+    def announce(name: str, what: str, seconds: float) -> None:
+        console.print(
+            f"[green]ready[/]  {name:<10} {seconds:5.1f} s   [dim]{escape(what)}[/]", highlight=False
+        )
+
+    return announce
+
+
+def check_pools(pools: Sequence[str]) -> None:
+    """Raises SettingsError for a pool that nobody serves."""
+    known = sorted(set(POOL_OF_MODEL.values()))
+    unknown = [pool for pool in pools if pool not in known]
+    if unknown or not pools:
+        raise SettingsError(
+            f"no such pool: {', '.join(unknown) or '(none given)'}; there are: {', '.join(known)}"
+        )
+
+
+@contextlib.contextmanager
+def signals_as_ctrl_c() -> Iterator[None]:
+    """SIGTERM, and the terminal's end, stop us as Ctrl-C does."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _checked_port(host: str, port: int) -> int:
+    """The port, or for 0 one that is free. Raises StackFailed if it cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen()
+        except PermissionError:
+            raise StackFailed(
+                f"port {port} needs more rights; choose one above 1023: --port {DEFAULT_PORT}"
+            ) from None
+        except OverflowError:
+            raise SettingsError(f"port {port}: a port is a number from 0 to 65535") from None
+        except OSError as error:
+            raise StackFailed(_why_no_port(host, port, error)) from None
+        return int(probe.getsockname()[1])
+
+
+def _why_no_port(host: str, port: int, error: OSError) -> str:
+    if "in use" in str(error):
+        return f"port {port} is in use by another program; choose another, for example: steno up --port {port + 1}"
+    return f"cannot listen on {host} port {port}: {os.strerror(error.errno) if error.errno else error}"
+
+
+def _free_port() -> int:
+    return _checked_port(LOCAL_HOST, 0)
+
+
+def _defaults(verbose: bool) -> dict[str, str]:
+    """What suits a desk better than the services' own defaults, unless the operator has set it."""
+    level = "INFO" if verbose else "WARNING"
+    wanted = {"LOGGING_LEVEL": level, "DRAIN_GRACE_S": f"{STOP_GRACE_S / 2:g}"}
+    return {name: value for name, value in wanted.items() if name not in os.environ}
+
+
+def _is_ready(port: int) -> bool:
+    """Whether the probe on this port answers that its service is ready."""
+    connection = http.client.HTTPConnection(LOCAL_HOST, port, timeout=2)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

@@ -1,0 +1,190 @@
+"""`cli.client`: against real WebSocket servers that behave well and badly."""
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from cli import client
+from cli.client import Received, Request, ServerError, SessionFailed
+
+CHUNK = bytes(1_600)  # 50 ms
+
+
+async def chunks(count: int) -> AsyncIterator[bytes]:
+    for _ in range(count):
+        yield CHUNK
+
+
+def converse(url: str, audio: AsyncIterator[bytes] | None = None, **options):
+    """One session; what was heard, and the session."""
+    heard: list[Received] = []
+    session = asyncio.run(client.converse(Request(url, **options), audio or chunks(4), heard.append))
+    return heard, session
+
+
+def test_a_session_from_begin_to_termination(partner, scripts) -> None:
+    server = partner(scripts.two_turns)
+    heard, session = converse(server.url, speech_model="universal-streaming-english", api_key="secret")
+    assert [each.fields["type"] for each in heard] == ["Begin", "Turn", "Turn", "Turn", "Turn", "Termination"]
+    assert [json.loads(each.text) for each in heard] == [each.fields for each in heard]
+    assert bytes(server.audio) == CHUNK * 4
+    assert [json.loads(text) for text in server.texts] == [{"type": "Terminate"}]
+    assert session.audio_s == pytest.approx(0.2)
+    assert session.latencies.begin_ms is not None
+    assert len(session.latencies.first_partial_ms) == 2
+
+
+def test_what_the_server_is_asked(partner, scripts) -> None:
+    server = partner(scripts.two_turns)
+    converse(server.url, speech_model="universal-streaming-english", api_key="secret", format_turns=False)
+    assert server.headers["Authorization"] == "secret"
+    assert "Sec-WebSocket-Extensions" not in server.headers  # no compression of audio
+    assert urlsplit(server.path).path == "/"
+    assert parse_qs(urlsplit(server.path).query) == {
+        "sample_rate": ["16000"],
+        "format_turns": ["false"],
+        "speech_model": ["universal-streaming-english"],
+    }
+
+
+@pytest.mark.parametrize(
+    "endpoint,url",
+    [
+        ("ws://localhost:8080", "ws://localhost:8080?sample_rate=16000&format_turns=true"),
+        ("wss://a.example/v3/ws", "wss://a.example/v3/ws?sample_rate=16000&format_turns=true"),
+        ("ws://h:1/v3/ws?token=t", "ws://h:1/v3/ws?token=t&sample_rate=16000&format_turns=true"),
+    ],
+)
+def test_the_endpoint_keeps_its_path_and_query(endpoint, url) -> None:
+    assert Request(endpoint).url() == url
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["http://localhost:8080", "localhost:8080", "", "ws://", "file:///tmp/x"]
+)
+def test_an_endpoint_that_is_none_is_told(endpoint) -> None:
+    with pytest.raises(SessionFailed, match="no WebSocket address"):
+        Request(endpoint).url()
+
+
+def test_nobody_there(free_port) -> None:
+    for host in ("127.0.0.1", "localhost"):
+        with pytest.raises(SessionFailed, match=r"nothing answers at ws://.*: steno up"):
+            converse(f"ws://{host}:{free_port()}")
+
+
+def test_a_host_that_does_not_exist() -> None:
+    with pytest.raises(SessionFailed, match=r"cannot connect to ws://no-such-host\.invalid"):
+        converse("ws://no-such-host.invalid:8080")
+
+
+def test_a_server_that_speaks_something_else() -> None:
+    async def against_http() -> None:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+            await writer.drain()
+            writer.close()
+
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            await client.converse(Request(f"ws://127.0.0.1:{port}"), chunks(1), print)
+
+    with pytest.raises(SessionFailed, match=r"not as a steno server: .*404"):
+        asyncio.run(against_http())
+
+
+def test_an_error_message_is_shown_and_raised(partner, scripts) -> None:
+    heard: list[Received] = []
+    endless = client.paced([CHUNK] * 10_000, 16_000)
+    with pytest.raises(ServerError, match=r"Invalid 'speech_model'.*3006") as caught:
+        asyncio.run(client.converse(Request(partner(scripts.refusal).url), endless, heard.append))
+    assert caught.value.code == 3006
+    assert caught.value.text.endswith("no such [model]")
+    assert [each.fields["type"] for each in heard] == ["Error"]
+
+
+def test_a_close_without_a_reason_given_before(partner) -> None:
+    server = partner(lambda _, connection: connection.close(1012, "moving house"))
+    with pytest.raises(SessionFailed, match="code 1012: moving house"):
+        converse(server.url)
+
+
+def test_a_connection_that_breaks(partner) -> None:
+    def break_off(partner, connection) -> None:
+        partner.begin(connection)
+        connection.recv()
+        connection.socket.close()
+
+    with pytest.raises(SessionFailed, match="was lost"):
+        converse(partner(break_off).url, client.paced([CHUNK] * 100, 16_000))
+
+
+@pytest.mark.parametrize("text", ["no json", "[]", '{"id": 1}', '{"type": 7}'])
+def test_nonsense_from_the_server_is_told(text, partner) -> None:
+    server = partner(lambda partner, connection: (connection.send(text), partner.listen(connection)))
+    with pytest.raises(SessionFailed, match=r"not JSON|without a type"):
+        converse(server.url)
+
+
+def test_an_error_in_the_audio_is_raised_as_it_is(partner) -> None:
+    class Broken(SessionFailed):
+        pass
+
+    async def broken() -> AsyncIterator[bytes]:
+        yield CHUNK
+        raise Broken("the file ends here")
+
+    server = partner(lambda partner, connection: partner.listen(connection))
+    with pytest.raises(Broken):
+        converse(server.url, broken())
+
+
+def test_paced_chunks_come_when_they_have_been_spoken() -> None:
+    async def play() -> list[float]:
+        started_s = time.monotonic()
+        return [time.monotonic() - started_s async for _ in client.paced([CHUNK] * 5, 16_000)]
+
+    for number, at_s in enumerate(asyncio.run(play()), start=1):
+        assert at_s >= number * 0.05 - 0.002
+
+
+def test_unpaced_chunks_do_not_wait(partner, scripts) -> None:
+    server = partner(scripts.two_turns)
+    started_s = time.monotonic()
+    _, session = converse(server.url, client.unpaced([CHUNK] * 2_400))
+    assert session.audio_s == pytest.approx(120)
+    assert time.monotonic() - started_s < 60
+    assert len(server.audio) == len(CHUNK) * 2_400
+
+
+def test_ctrl_c_ends_the_audio_and_waits_for_the_rest(partner, scripts) -> None:
+    async def interrupted(server_url: str, heard: list[Received]) -> client.Session:
+        def listen(received: Received) -> None:
+            heard.append(received)
+            if received.fields["type"] == "Begin":
+                os.kill(os.getpid(), signal.SIGINT)
+
+        with client.stop_on_interrupt() as stop:
+            audio = client.until(stop, client.paced([CHUNK] * 10_000, 16_000))
+            return await client.converse(Request(server_url), audio, listen)
+
+    heard: list[Received] = []
+    session = asyncio.run(interrupted(partner(scripts.two_turns).url, heard))
+    assert heard[-1].fields["type"] == "Termination"
+    assert session.audio_s < 5
+
+
+def test_no_proxy_for_our_own_machine(partner, scripts, monkeypatch, free_port) -> None:
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    heard, _ = converse(partner(scripts.two_turns).url)
+    assert heard[-1].fields["type"] == "Termination"

@@ -1,0 +1,95 @@
+"""`cli.display`: what lands on a terminal, in a log, in a pipe."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from cli.client import Received
+from cli.display import EveryChange, FinalLines, JsonLines, LiveDisplay, clock, settled_and_pending
+
+
+@pytest.fixture
+def session(scripts) -> list[Received]:
+    """Begin, two partials and a final, an empty final, Termination."""
+    hello, world = scripts.word("Hello", 100, 300), scripts.word("[b]world.", 320, 61_500)
+    messages = [
+        {"type": "Begin"},
+        scripts.turn(0, [scripts.word("Hell", 100, 200, final=False)]),
+        scripts.turn(0, [hello, scripts.word("wor", 320, 400, final=False)]),
+        scripts.turn(0, [hello, world], end=True),
+        scripts.turn(1, [], end=True),
+        {"type": "Termination"},
+    ]
+    return [Received(json.dumps(each), each, 0.5 * number) for number, each in enumerate(messages)]
+
+
+def console(**options) -> Console:
+    return Console(file=io.StringIO(), width=100, **options)
+
+
+def text(made: Console) -> str:
+    assert isinstance(made.file, io.StringIO)
+    return made.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "ms,words",
+    [(0, "00:00.0"), (1_949, "00:01.9"), (59_960, "01:00.0"), (754_321, "12:34.3"), (3_723_400, "1:02:03.4")],
+)
+def test_times(ms, words) -> None:
+    assert clock(ms) == words
+
+
+def test_settled_and_pending(session) -> None:
+    found = [settled_and_pending(each.fields) for each in session if each.fields["type"] == "Turn"]
+    assert found == [("", "Hell"), ("Hello", "wor"), ("Hello [b]world.", ""), ("", "")]
+
+
+def test_a_pipe_gets_one_line_per_finished_turn(session) -> None:
+    made = console()
+    for received in session:
+        FinalLines(made)(received)
+    assert text(made) == "Hello [b]world.\n"
+
+
+def test_json_lines_are_what_came(session) -> None:
+    made = console()
+    for received in session:
+        JsonLines(made)(received)
+    assert [json.loads(line) for line in text(made).splitlines()] == [each.fields for each in session]
+
+
+def test_json_lines_are_never_folded() -> None:
+    made = console()
+    long = json.dumps({"type": "Turn", "transcript": "word " * 200})
+    JsonLines(made)(Received(long, json.loads(long), 0.0))
+    assert text(made) == long + "\n"
+
+
+def test_a_log_gets_a_line_per_change_with_its_time(session) -> None:
+    made = console()
+    display = EveryChange(made)
+    for received in session:
+        display(received)
+        display(received)  # the same again changes nothing
+    lines = [line.strip() for line in text(made).splitlines()]
+    assert lines == [
+        "0.50 s  partial  (Hell)",
+        "1.00 s  partial  Hello (wor)",
+        "1.50 s  final    Hello [b]world.  [00:00.1 - 01:01.5]",
+    ]
+
+
+def test_a_terminal_shows_the_open_turn_and_keeps_the_finished_one(session) -> None:
+    made = console(force_terminal=True, color_system="truecolor")
+    with LiveDisplay(made) as live:
+        for received in session:
+            live(received)
+            live._live.refresh()
+    shown = text(made)
+    assert "Hell" in shown
+    assert "\x1b[2;3mwor" in shown  # dim and italic
+    assert "\x1b[1mHello [b]world.\x1b[0m" in shown  # bold
+    assert shown.index("\x1b[2;3mwor") < shown.index("\x1b[1mHello")

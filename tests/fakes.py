@@ -1,0 +1,122 @@
+"""Partners of the process under test, scripted: they speak the real contract over a real Redis, and have switches."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from wire.entries import AudioFrame, Control, Event, Lease, Order, Publication, SessionEvent
+from wire.errors import BusUnavailable
+from wire.messages import Turn, dump
+from wire.streams import Bus
+
+
+@dataclass
+class Served:
+    """One session as its worker sees it."""
+
+    lease: Lease
+    cursor: bytes = b"0-0"
+    pcm: bytearray = field(default_factory=bytearray)
+    controls: list[Control] = field(default_factory=list)
+    sequence: int = 0
+    turns: int = 0
+
+    @property
+    def session(self) -> str:
+        return self.lease.session
+
+    @property
+    def orders(self) -> list[Order]:
+        """The orders received, in their order."""
+        return [control.order for control in self.controls]
+
+
+class ScriptedWorker:
+    """A worker without a model: takes every offer, keeps what it hears, says what it is told to.
+
+    By itself it answers Terminate with one final turn whose words are `hears(pcm)`, and DONE. Switches: `takes` (look
+    for offers at all), `settles` (answer Terminate). Run `serve` beside the test; then read `served`.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        pool: str = "english",
+        name: str = "scripted",
+        hears: Callable[[bytes], str] = lambda pcm: f"{len(pcm) // 2} samples",
+    ) -> None:
+        self.takes = self.settles = True
+        self.hears = hears
+        self.served: dict[str, Served] = {}
+        self._bus = bus
+        self._pool = pool
+        self._name = name
+
+    async def serve(self) -> None:
+        """For ever, through every outage of Redis."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._through_outages(self._take))
+            tasks.create_task(self._through_outages(self._listen))
+
+    async def say(
+        self, session: str, event: Event, text: str = "", turn_order: int = -1, final: bool = False
+    ) -> None:
+        """Publish one event, the next in sequence."""
+        await self.repeat(session, self.event(session, event, text, turn_order, final))
+
+    async def repeat(self, session: str, *events: SessionEvent) -> None:
+        """Publish events as they are."""
+        await self._bus.publish([Publication(self.served[session].lease, events)])
+
+    def event(
+        self, session: str, kind: Event, text: str = "", turn_order: int = -1, final: bool = False
+    ) -> SessionEvent:
+        """The session's next event."""
+        served = self.served[session]
+        number, served.sequence = served.sequence, served.sequence + 1
+        heard_ms = len(served.pcm) // 32
+        return SessionEvent(session, served.lease.generation, number, kind, heard_ms, turn_order, final, text)
+
+    async def say_turn(self, session: str, words: str, final: bool = True) -> None:
+        """One Turn message; a final one opens the next turn."""
+        served = self.served[session]
+        turn = Turn(served.turns, False, final, words, 0.5)
+        await self.say(session, Event.MESSAGE, dump(turn), served.turns, final)
+        served.turns += final
+
+    async def _through_outages(self, step: Callable[[], "asyncio.Future[None] | object"]) -> None:
+        while True:
+            try:
+                await step()  # type: ignore[misc]
+            except BusUnavailable:
+                await asyncio.sleep(0.02)
+
+    async def _take(self) -> None:
+        if not self.takes:
+            await asyncio.sleep(0.005)
+            return
+        for lease in await self._bus.take(self._pool, self._name, 1000, 20):
+            self.served[lease.session] = Served(lease)
+            await self.say(lease.session, Event.TAKEN)
+
+    async def _listen(self) -> None:
+        found = await self._bus.read({name: served.cursor for name, served in self.served.items()})
+        for name, logged in found.items():
+            self.served[name].cursor = logged.cursor
+            for _, entry in logged.entries:
+                await self._hear(self.served[name], entry)
+        await asyncio.sleep(0.005)
+
+    async def _hear(self, served: Served, entry: AudioFrame | Control) -> None:
+        if isinstance(entry, AudioFrame):
+            known = len(served.pcm) - 2 * entry.position  # bytes of it that came before
+            if known < 0:
+                raise AssertionError(f"audio is missing before sample {entry.position}")
+            served.pcm += entry.pcm[known:]
+            return
+        served.controls.append(entry)
+        if entry.order is Order.TERMINATE and self.settles:
+            await self.say_turn(served.session, self.hears(bytes(served.pcm)))
+            await self.say(served.session, Event.DONE)
+        if entry.order in (Order.TERMINATE, Order.ABANDON):
+            await self._bus.settle(self._pool, self._name, [served.lease])

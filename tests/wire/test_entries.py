@@ -1,0 +1,167 @@
+"""What processes tell each other: round trips, and refusal of whatever else may lie in a stream."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgpack  # type: ignore[import-untyped]
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from wire import entries
+from wire.entries import (
+    MAX_ENTRY_BYTES,
+    VERSION,
+    AudioFrame,
+    Checkpoint,
+    Control,
+    Event,
+    Kind,
+    Offer,
+    Order,
+    SessionEvent,
+    WorkerLoad,
+)
+from wire.errors import EntryError
+from wire.params import SessionParams
+
+texts = st.text(max_size=40)
+counts = st.integers(0, 2**40)
+params = st.just(SessionParams().model_dump())
+frames = st.builds(AudioFrame, counts, st.binary(max_size=400).map(lambda pcm: pcm[: len(pcm) // 2 * 2]))
+controls = st.builds(
+    Control, st.sampled_from([Order.FORCE_ENDPOINT, Order.TERMINATE, Order.ABANDON]), counts
+) | (st.builds(Control, st.just(Order.CONFIGURE), counts, params))
+
+#: pack, unpack, values to send through both
+CODECS: list[tuple[Callable[[Any], bytes], Callable[[bytes], Any], st.SearchStrategy[Any]]] = [
+    (entries.pack_offer, entries.unpack_offer, st.builds(Offer, texts, texts, texts, params)),
+    (entries.pack_audio, entries.unpack_audio, frames | controls),
+    (
+        entries.pack_event,
+        entries.unpack_event,
+        st.builds(
+            SessionEvent,
+            texts,
+            counts,
+            counts,
+            st.sampled_from(Event),
+            counts,
+            st.integers(-1, 9_999),
+            st.booleans(),
+            texts,
+        ),
+    ),
+    (
+        entries.pack_checkpoint,
+        entries.unpack_checkpoint,
+        st.builds(Checkpoint, counts, counts, texts, params),
+    ),
+    (entries.pack_load, entries.unpack_load, st.builds(WorkerLoad, counts, counts, counts, counts, texts)),
+]
+UNPACKERS = [unpack for _, unpack, _ in CODECS]
+
+
+@given(st.data())
+def test_unpacking_gives_back_what_was_packed(data: st.DataObject):
+    pack, unpack, values = data.draw(st.sampled_from(CODECS))
+    value = data.draw(values)
+    assert unpack(pack(value)) == value
+
+
+@pytest.mark.parametrize("unpack", UNPACKERS)
+@given(data=st.binary(max_size=200))
+@example(data=b"")
+@example(data=b"\xdd\xff\xff\xff\xff")  # a list said to have four thousand million items
+@example(data=b"\x91" * 5_000)  # a list in a list in a list
+def test_any_bytes_are_an_entry_or_refused(unpack: Callable[[bytes], Any], data: bytes):
+    try:
+        unpack(data)
+    except EntryError as error:
+        assert len(str(error)) < 300
+
+
+numbers = st.integers(-(2**63), 2**63) | st.floats() | st.booleans()
+containers = st.lists(st.integers(0, 9), max_size=2) | st.dictionaries(texts, st.integers(0, 9), max_size=2)
+fields: st.SearchStrategy[Any] = st.one_of(st.none(), numbers, texts, st.binary(max_size=9), containers)
+kinds = st.sampled_from([int(kind) for kind in Kind])
+versions: st.SearchStrategy[Any] = st.sampled_from([VERSION, VERSION, VERSION, VERSION + 1, True, "1"])
+
+
+@given(st.sampled_from(UNPACKERS), versions, kinds, st.lists(fields, max_size=9))
+def test_any_list_is_an_entry_or_refused(
+    unpack: Callable[[bytes], Any], version: Any, kind: int, rest: list[Any]
+):
+    try:
+        unpack(msgpack.packb([version, kind, *rest]))
+    except EntryError as error:
+        assert len(str(error)) < 300
+
+
+@given(st.data())
+def test_a_damaged_entry_is_an_entry_or_refused(data: st.DataObject):
+    pack, unpack, values = data.draw(st.sampled_from(CODECS))
+    packed = bytearray(pack(data.draw(values)))
+    place = data.draw(st.integers(0, len(packed) - 1))
+    packed[place] ^= 1 << data.draw(st.integers(0, 7))
+    for damaged in (bytes(packed), bytes(packed[:place])):
+        try:
+            unpack(damaged)
+        except EntryError:
+            continue
+
+
+@given(st.data())
+def test_no_kind_is_taken_for_another(data: st.DataObject):
+    index = data.draw(st.integers(0, len(CODECS) - 1))
+    pack, _, values = CODECS[index]
+    packed = pack(data.draw(values))
+    for other, unpack in enumerate(UNPACKERS):
+        if other != index:
+            with pytest.raises(EntryError, match="of kind"):
+                unpack(packed)
+
+
+@pytest.mark.parametrize(
+    "unpack,value,reason",
+    [
+        (entries.unpack_audio, [VERSION + 1, Kind.AUDIO, 0, b""], "entry of version 2, expected 1"),
+        (entries.unpack_audio, {"version": 1}, "not a list that begins with version and kind"),
+        (entries.unpack_audio, [VERSION], "not a list that begins with version and kind"),
+        (entries.unpack_audio, [VERSION, Kind.OFFER, 0, b""], r"entry of kind 1, expected one of \[2, 3\]"),
+        (entries.unpack_audio, [VERSION, Kind.AUDIO, 0], "entry has 1 fields, expected 2"),
+        (entries.unpack_audio, [VERSION, Kind.AUDIO, -1, b""], "negative position"),
+        (entries.unpack_audio, [VERSION, Kind.AUDIO, 0, b"odd"], "odd number of bytes"),
+        (entries.unpack_audio, [VERSION, Kind.AUDIO, True, b""], "field 0 is bool"),
+        (entries.unpack_audio, [VERSION, Kind.AUDIO, 0, "text"], "field 1 is str"),
+        (entries.unpack_audio, [VERSION, Kind.CONTROL, 9, 0, None], "order 9 at 0"),
+        (entries.unpack_audio, [VERSION, Kind.CONTROL, Order.CONFIGURE, 0, None], "without a configuration"),
+        (entries.unpack_audio, [VERSION, Kind.CONTROL, Order.TERMINATE, 0, {}], "with a configuration"),
+        (entries.unpack_event, [VERSION, Kind.EVENT, "s", 1, 1, 9, 0, -1, False, ""], "event 9"),
+        (entries.unpack_event, [VERSION, Kind.EVENT, "s", 1, -2, 1, 0, -1, False, ""], "field 2 is negative"),
+        (entries.unpack_offer, [VERSION, Kind.OFFER, "s", "i", "p", []], "field 3 is list"),
+    ],
+)
+def test_refusals(unpack: Callable[[bytes], Any], value: Any, reason: str):
+    with pytest.raises(EntryError, match=reason):
+        unpack(msgpack.packb(value))
+
+
+def test_a_giant_is_refused_unread():
+    packed = entries.pack_audio(AudioFrame(0, bytes(MAX_ENTRY_BYTES)))
+    with pytest.raises(EntryError, match="over the limit"):
+        entries.unpack_audio(packed)
+
+
+def test_the_longest_message_of_a_client_fits():
+    second = AudioFrame(0, bytes(2 * entries.SAMPLE_RATE))
+    assert len(entries.pack_audio(second)) < MAX_ENTRY_BYTES // 2
+
+
+def test_a_frame_ends_where_the_next_begins():
+    frame = AudioFrame(160, bytes(640))
+    assert frame.end == 160 + 320
+
+
+def test_an_entry_costs_little_more_than_its_audio():
+    assert len(entries.pack_audio(AudioFrame(10_000_000, bytes(1_600)))) <= 1_600 + 12

@@ -1,0 +1,747 @@
+"""The bus against a real Redis: offers and leases, audio logs, fenced publishing, inboxes, and a Redis that is away.
+
+Time is never waited for: a worker "sleeps past its lease" by having its idle time set, or by a lease of 0 ms. That
+every key expires is checked after each test (`namespace` in conftest).
+"""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from wire import streams
+from wire.entries import (
+    AudioEntry,
+    AudioFrame,
+    Checkpoint,
+    Control,
+    Event,
+    Lease,
+    Offer,
+    Order,
+    Publication,
+    SessionEvent,
+    WorkerLoad,
+    pack_audio,
+)
+from wire.errors import BusUnavailable
+from wire.keys import WORKERS_GROUP, Keys
+from wire.params import SessionParams
+from wire.streams import READ_ENTRIES, Bus, following
+
+LEASE_MS = 3_000
+NOW_MS = 0  # a lease that is over at once
+BLOCK_MS = 20
+PARAMS = SessionParams().model_dump()
+
+
+@pytest.fixture
+def server(redis_url: str) -> Iterator[Any]:
+    """A bare client, to look at the server behind the bus's back."""
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+def offer_of(session: str, pool: str = "english", ingress: str = "node-1") -> Offer:
+    return Offer(session, ingress, pool, PARAMS)
+
+
+def frame(position: int, samples: int = 4) -> AudioFrame:
+    return AudioFrame(position, bytes(2 * samples))
+
+
+def event(lease: Lease, sequence: int, text: str = "") -> SessionEvent:
+    return SessionEvent(lease.session, lease.generation, sequence, Event.MESSAGE, text=text)
+
+
+async def offered(bus: Bus, *sessions: str) -> list[Offer]:
+    offers = [offer_of(session) for session in sessions]
+    for offer in offers:
+        await bus.offer(offer)
+    return offers
+
+
+async def taken(bus: Bus, session: str, worker: str = "a") -> Lease:
+    """A lease on a new session."""
+    await bus.offer(offer_of(session))
+    [lease] = await bus.take("english", worker, 1, BLOCK_MS)
+    assert lease.session == session
+    return lease
+
+
+def owner(server: Any, keys: Keys, offer_id: bytes) -> str | None:
+    """Which worker holds the offer, by the server's books."""
+    pending: Any = server.xpending_range(keys.offers("english"), WORKERS_GROUP, offer_id, offer_id, 1)
+    return pending[0]["consumer"].decode() if pending else None
+
+
+def fall_asleep(server: Any, keys: Keys, lease: Lease, worker: str, idle_ms: int = 60_000) -> None:
+    """As if `worker` had not renewed for `idle_ms`."""
+    server.xclaim(
+        keys.offers("english"), WORKERS_GROUP, worker, 0, [lease.offer_id], idle=idle_ms, justid=True
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# offers
+
+
+def test_an_offer_is_taken_with_all_it_says(run, bus: Bus, keys: Keys, server: Any):
+    async def scenario() -> None:
+        await bus.join("english")
+        offer = offer_of("s")
+        offer_id = await bus.offer(offer)
+        assert await bus.waiting("english") == 1
+        assert await bus.take("english", "a", 4, BLOCK_MS) == [Lease(offer_id, offer, 1, None)]
+        assert await bus.waiting("english") == 0
+        assert owner(server, keys, offer_id) == "a"
+
+    run(scenario())
+
+
+def test_offers_made_before_the_first_worker_joined_are_not_lost(run, bus: Bus):
+    async def scenario() -> None:
+        await offered(bus, "early")
+        assert await bus.take("english", "a", 4, BLOCK_MS) == []  # finds no group, and makes it
+        assert [lease.session for lease in await bus.take("english", "a", 4, BLOCK_MS)] == ["early"]
+
+    run(scenario())
+
+
+def test_no_more_than_asked_for_and_each_offer_once(run, bus: Bus):
+    async def scenario() -> None:
+        await bus.join("english")
+        await bus.join("english")
+        await offered(bus, "1", "2", "3")
+        first = await bus.take("english", "a", 2, BLOCK_MS)
+        second = await bus.take("english", "b", 2, BLOCK_MS)
+        assert [lease.session for lease in (*first, *second)] == ["1", "2", "3"]
+        assert await bus.take("english", "a", 2, BLOCK_MS) == []
+
+    run(scenario())
+
+
+def test_a_worker_that_waits_is_woken_by_an_offer(run, bus: Bus):
+    async def scenario() -> None:
+        await bus.join("english")
+        async with asyncio.TaskGroup() as group:
+            waiting = group.create_task(bus.take("english", "a", 1, 60_000))
+            await offered(bus, "s")
+        assert [lease.session for lease in waiting.result()] == ["s"]
+
+    run(scenario())
+
+
+def test_pools_do_not_mix(run, bus: Bus):
+    async def scenario() -> None:
+        for pool in ("english", "multilang"):
+            await bus.join(pool)
+        await bus.offer(offer_of("m", pool="multilang"))
+        assert await bus.take("english", "a", 1, BLOCK_MS) == []
+        assert await bus.waiting("multilang") == 1
+
+    run(scenario())
+
+
+def test_a_withdrawn_offer_is_gone(run, bus: Bus, keys: Keys, server: Any):
+    async def scenario() -> None:
+        await bus.join("english")
+        offer = offer_of("s")
+        offer_id = await bus.offer(offer)
+        await bus.append([("s", frame(0))])
+        await bus.withdraw(offer, offer_id)
+        assert await bus.take("english", "a", 1, BLOCK_MS) == []
+        assert await bus.waiting("english") == 0
+        assert set(server.scan_iter(match=keys.everything())) == {keys.offers("english")}
+        assert server.xlen(keys.offers("english")) == 0
+
+    run(scenario())
+
+
+def test_a_session_withdrawn_while_a_worker_reached_for_it_is_let_go(run, bus: Bus, keys: Keys, server: Any):
+    async def scenario() -> None:
+        await bus.join("english")
+        offer_id = await bus.offer(offer_of("s"))
+        server.delete(keys.state("s"))
+        assert await bus.take("english", "a", 1, BLOCK_MS) == []
+        assert owner(server, keys, offer_id) is None
+        assert server.xlen(keys.offers("english")) == 0
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("entry", [{b"e": b"\xff"}, {b"x": b""}])
+def test_an_offer_that_cannot_be_read_is_removed_and_harms_no_other(
+    run, bus: Bus, keys: Keys, server: Any, entry: dict[Any, Any]
+):
+    async def scenario() -> None:
+        await bus.join("english")
+        server.xadd(keys.offers("english"), entry)
+        await offered(bus, "good")
+        assert [lease.session for lease in await bus.take("english", "a", 4, BLOCK_MS)] == ["good"]
+        assert server.xlen(keys.offers("english")) == 1
+
+    run(scenario())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# leases
+
+
+def test_a_session_passes_to_the_next_holder_with_its_checkpoint(run, bus: Bus):
+    async def scenario() -> None:
+        first = await taken_after_join(bus, "s")
+        saved = Checkpoint(2, 48_000, "5-0", PARAMS)
+        assert await bus.publish([Publication(first, (), saved)]) == []
+        assert await bus.take_over("english", "b", 4, LEASE_MS) == []
+        [second] = await bus.take_over("english", "b", 4, NOW_MS)
+        assert second == Lease(first.offer_id, first.offer, 2, saved)
+
+    run(scenario())
+
+
+def test_a_take_prolongs_the_sessions_life(run, bus: Bus, keys: Keys, server: Any):
+    async def scenario() -> None:
+        await bus.join("english")
+        await offered(bus, "s")
+        server.expire(keys.state("s"), 5)
+        await bus.take("english", "a", 1, BLOCK_MS)
+        assert server.ttl(keys.state("s")) > streams.SESSION_TTL_S - 5
+
+    run(scenario())
+
+
+async def taken_after_join(bus: Bus, session: str, worker: str = "a") -> Lease:
+    await bus.join("english")
+    return await taken(bus, session, worker)
+
+
+def test_renewal_keeps_a_lease_alive(run, bus: Bus, keys: Keys, server: Any):
+    async def scenario() -> None:
+        lease = await taken_after_join(bus, "s")
+        fall_asleep(server, keys, lease, "a", LEASE_MS - 1_000)
+        assert await bus.renew("english", "a", [lease]) == []
+        pending: Any = server.xpending_range(keys.offers("english"), WORKERS_GROUP, "-", "+", 1)
+        assert pending[0]["time_since_delivered"] < 1_000
+        assert await bus.take_over("english", "b", 4, LEASE_MS) == []
+
+    run(scenario())
+
+
+def test_renewing_nothing_is_nothing(run, bus: Bus):
+    run(bus.join("english"))
+    assert run(bus.renew("english", "a", [])) == []
+    assert run(bus.publish([])) == []
+    assert run(bus.read({})) == {}
+
+
+def test_who_slept_past_its_lease_cannot_take_it_back(run, bus: Bus, keys: Keys, server: Any):
+    async def scenario() -> None:
+        old = await taken_after_join(bus, "s", "a")
+        fall_asleep(server, keys, old, "a")
+        [new] = await bus.take_over("english", "b", 4, LEASE_MS)
+
+        assert await bus.renew("english", "a", [old]) == [old]
+        assert owner(server, keys, old.offer_id) == "b"
+        await bus.give_back("english", "a", [old])
+        assert await bus.take_over("english", "c", 4, LEASE_MS) == []
+        await bus.settle("english", "a", [old])
+        assert owner(server, keys, old.offer_id) == "b"
+        assert await bus.renew("english", "b", [new]) == []
+
+    run(scenario())
+
+
+def test_who_slept_past_its_lease_cannot_publish(run, bus: Bus, keys: Keys, server: Any):
+    async def scenario() -> None:
+        old = await taken_after_join(bus, "s", "a")
+        await bus.append([("s", frame(0))])
+        [(entry_id, _)] = (await bus.read({"s": b"0"}))["s"].entries
+        [new] = await bus.take_over("english", "b", 4, NOW_MS)
+        late = Publication(old, [event(old, 1, "late")], Checkpoint(9, 9, entry_id.decode(), PARAMS))
+        assert await bus.publish([late]) == [old]
+        assert await bus.publish([Publication(new, [event(new, 1, "in time")])]) == []
+
+        assert [entry[0] for entry in entries_of(server, keys.events("s"))] == [b"2-1"]
+        assert server.xlen(keys.inbox("node-1")) == 1
+        assert server.xlen(keys.audio("s")) == 1
+        [third] = await bus.take_over("english", "c", 4, NOW_MS)
+        assert third.checkpoint is None
+
+    run(scenario())
+
+
+def test_even_the_same_worker_is_fenced_by_its_own_second_take(run, bus: Bus):
+    async def scenario() -> None:
+        old = await taken_after_join(bus, "s", "a")
+        [new] = await bus.take_over("english", "a", 4, NOW_MS)
+        assert await bus.publish([Publication(old, [event(old, 7)])]) == [old]
+        assert await bus.publish([Publication(new, [event(new, 1)])]) == []
+
+    run(scenario())
+
+
+def test_a_lease_given_back_is_taken_at_once(run, bus: Bus):
+    async def scenario() -> None:
+        lease = await taken_after_join(bus, "s", "a")
+        await bus.give_back("english", "a", [lease])
+        [again] = await bus.take_over("english", "b", 4, LEASE_MS)
+        assert (again.session, again.generation) == ("s", 2)
+        assert await bus.take_over("english", "c", 4, LEASE_MS) == []
+
+    run(scenario())
+
+
+def test_a_settled_lease_leaves_nothing_to_take(run, bus: Bus, keys: Keys, server: Any):
+    async def scenario() -> None:
+        lease = await taken_after_join(bus, "s", "a")
+        await bus.settle("english", "a", [lease])
+        assert await bus.take_over("english", "b", 4, NOW_MS) == []
+        assert server.xlen(keys.offers("english")) == 0
+        assert await bus.renew("english", "a", [lease]) == [lease]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("ending", ["withdrawn", "expired"])
+def test_a_session_that_is_gone_is_lost_to_its_holder(run, bus: Bus, keys: Keys, server: Any, ending: str):
+    async def scenario() -> None:
+        lease = await taken_after_join(bus, "s", "a")
+        if ending == "withdrawn":
+            await bus.withdraw(lease.offer, lease.offer_id)
+        else:
+            server.delete(keys.state("s"))
+        assert await bus.publish([Publication(lease, [event(lease, 1)])]) == [lease]
+        assert await bus.renew("english", "a", [lease]) == [lease]
+        assert not server.exists(keys.events("s"))
+
+    run(scenario())
+
+
+def test_a_server_that_forgot_the_script_is_taught_again(run, bus: Bus, server: Any):
+    async def scenario() -> None:
+        lease = await taken_after_join(bus, "s", "a")
+        server.script_flush()
+        assert await bus.renew("english", "a", [lease]) == []
+
+    run(scenario())
+
+
+def test_a_worker_leaves_without_its_leases_being_lost(run, bus: Bus, keys: Keys, server: Any):
+    async def scenario() -> None:
+        lease = await taken_after_join(bus, "s", "a")
+        await bus.give_back("english", "a", [lease])
+        await bus.leave("english", "a")
+        [again] = await bus.take_over("english", "b", 4, LEASE_MS)
+        await bus.settle("english", "b", [again])
+        await bus.leave("english", "b")
+        names = [consumer["name"] for consumer in consumers_of(server, keys)]
+        assert b"b" not in names
+
+    run(scenario())
+
+
+def consumers_of(server: Any, keys: Keys) -> list[dict[str, Any]]:
+    found: Any = server.xinfo_consumers(keys.offers("english"), WORKERS_GROUP)
+    return list(found)
+
+
+def entries_of(server: Any, key: bytes) -> list[Any]:
+    found: Any = server.xrange(key)
+    return list(found)
+
+
+# What any order of takes, sleeps and late words may do, against a model that fits on a page: `holder` and `generation`
+# of each session. Workers remember every lease they ever got, so most of what they try is late.
+
+WORKERS = ("a", "b", "c")
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["offer", "take", "take over", "renew", "publish", "give back", "settle"]),
+        st.sampled_from(WORKERS),
+        st.integers(0, 7),
+    ),
+    min_size=15,
+    max_size=30,
+)
+
+
+@given(steps)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_one_holder_at_a_time_whatever_happens(
+    run, redis_url: str, namespace: str, steps: list[tuple[str, str, int]]
+):
+    async def scenario(bus: Bus) -> None:
+        pool = f"pool-{time.monotonic_ns()}"
+        await bus.join(pool)
+        holder: dict[str, str] = {}
+        generation: dict[str, int] = {}
+        got: list[Lease] = []
+
+        def take(worker: str, leases: list[Lease]) -> None:
+            for lease in leases:
+                generation[lease.session] = generation.get(lease.session, 0) + 1
+                assert lease.generation == generation[lease.session]
+                holder[lease.session] = worker
+                got.append(lease)
+
+        for number, (step, worker, pick) in enumerate(steps):
+            lease = got[pick % len(got)] if got else None
+            if step == "offer":
+                await bus.offer(offer_of(f"{pool}-{number}", pool))
+            elif step == "take":
+                take(worker, await bus.take(pool, worker, 2, 1))
+            elif step == "take over":
+                take(worker, await bus.take_over(pool, worker, 1, NOW_MS))
+            elif lease and step == "renew":
+                lost = await bus.renew(pool, worker, [lease])
+                assert (lost == []) == (holder.get(lease.session) == worker)
+            elif lease and step == "publish":
+                lost = await bus.publish([Publication(lease, [event(lease, number + 1)])])
+                assert (lost == []) == (generation[lease.session] == lease.generation)
+            elif lease and step == "give back":
+                await bus.give_back(pool, worker, [lease])
+            elif lease and step == "settle":
+                await bus.settle(pool, worker, [lease])
+                if holder.get(lease.session) == worker:
+                    del holder[lease.session]
+
+    async def with_bus() -> None:
+        bus = Bus(redis_url, Keys(namespace))
+        try:
+            await scenario(bus)
+        finally:
+            await bus.close()
+
+    run(with_bus())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# audio
+
+
+def test_audio_is_read_by_cursor_for_many_sessions_in_one_go(run, bus: Bus):
+    async def scenario() -> None:
+        await bus.append([("x", frame(0)), ("y", frame(0)), ("x", frame(4))])
+        cursors = dict.fromkeys(("x", "y", "silent"), b"0")
+        found = await bus.read(cursors)
+        assert {name: [entry.position for _, entry in log.entries] for name, log in found.items()} == {
+            "x": [0, 4],
+            "y": [0],
+        }
+        cursors |= {name: log.cursor for name, log in found.items()}
+        assert await bus.read(cursors) == {}
+        await bus.append([("y", frame(4))])
+        found = await bus.read(cursors)
+        assert [entry for _, entry in found["y"].entries] == [frame(4)]
+        assert found["y"].cursor == found["y"].entries[-1][0]
+
+    run(scenario())
+
+
+def test_orders_keep_their_place_among_the_audio(run, bus: Bus):
+    async def scenario() -> None:
+        entries: list[AudioEntry] = [
+            frame(0),
+            Control(Order.CONFIGURE, 4, PARAMS),
+            frame(4),
+            Control(Order.FORCE_ENDPOINT, 8),
+            Control(Order.TERMINATE, 8),
+        ]
+        await bus.append([("s", entry) for entry in entries])
+        assert [entry for _, entry in (await bus.read({"s": b"0"}))["s"].entries] == entries
+
+    run(scenario())
+
+
+def test_a_long_backlog_takes_several_reads_and_loses_nothing(run, bus: Bus):
+    async def scenario() -> None:
+        count = 2 * READ_ENTRIES + 5
+        await bus.append([("s", frame(4 * number)) for number in range(count)])
+        cursor, positions = b"0", []
+        for _ in range(3):
+            log = (await bus.read({"s": cursor}))["s"]
+            assert len(log.entries) <= READ_ENTRIES
+            positions += [entry.position for _, entry in log.entries]
+            cursor = log.cursor
+        assert positions == [4 * number for number in range(count)]
+
+    run(scenario())
+
+
+def test_entries_that_cannot_be_read_are_counted_and_passed(run, bus: Bus, keys: Keys, server: Any):
+    async def scenario() -> None:
+        await bus.append([("s", frame(0))])
+        server.xadd(keys.audio("s"), {b"e": b"\xff"})
+        server.xadd(keys.audio("s"), {b"other": pack_audio(frame(4))})
+        log = (await bus.read({"s": b"0"}))["s"]
+        assert (len(log.entries), log.refused) == (1, 2)
+        assert await bus.read({"s": log.cursor}) == {}
+
+    run(scenario())
+
+
+def test_a_log_is_bounded(run, bus: Bus, keys: Keys, server: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(streams, "AUDIO_LOG_ENTRIES", 100)
+
+    async def scenario() -> None:
+        await bus.append([("s", frame(4 * number)) for number in range(300)])
+        assert server.xlen(keys.audio("s")) <= 200  # trimmed by whole nodes of the server's
+
+    run(scenario())
+
+
+def test_touch_prolongs_and_forget_shortens_a_sessions_life(run, bus: Bus, keys: Keys, server: Any):
+    async def scenario() -> None:
+        lease = await taken_after_join(bus, "s")
+        await bus.append([("s", frame(0))])
+        await bus.publish([Publication(lease, [event(lease, 1)])])
+        session_keys = [keys.state("s"), keys.audio("s"), keys.events("s")]
+        for key in session_keys:
+            server.expire(key, 5)
+        await bus.touch(["s"])
+        assert all(server.ttl(key) > streams.SESSION_TTL_S - 5 for key in session_keys)
+        await bus.forget("s")
+        assert all(0 < server.ttl(key) <= streams.FORGOTTEN_TTL_S for key in session_keys)
+
+    run(scenario())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# events
+
+
+async def received(inbox: AsyncIterator[list[SessionEvent]], count: int) -> list[SessionEvent]:
+    """The next `count` events (and what came with the last of them)."""
+    events: list[SessionEvent] = []
+    while len(events) < count:
+        events += await anext(inbox)
+    return events
+
+
+def test_events_reach_the_log_and_the_inbox_of_their_ingress(run, bus: Bus, keys: Keys, server: Any):
+    async def scenario() -> None:
+        await bus.join("english")
+        for session, node in (("1", "north"), ("2", "south"), ("3", "north")):
+            await bus.offer(offer_of(session, ingress=node))
+        one, two, three = await bus.take("english", "a", 3, BLOCK_MS)
+        published = [
+            Publication(one, [event(one, 1, "a"), event(one, 2, "b")]),
+            Publication(two, [event(two, 1, "c")]),
+            Publication(three, [event(three, 1, "d")]),
+        ]
+        assert await bus.publish(published) == []
+        north = await received(bus.inbox("north", BLOCK_MS), 3)
+        south = await received(bus.inbox("south", BLOCK_MS), 1)
+        assert [(e.session, e.sequence, e.text) for e in north] == [
+            ("1", 1, "a"),
+            ("1", 2, "b"),
+            ("3", 1, "d"),
+        ]
+        assert [(e.session, e.sequence, e.text) for e in south] == [("2", 1, "c")]
+        assert [entry[0] for entry in entries_of(server, keys.events("1"))] == [b"1-1", b"1-2"]
+
+    run(scenario())
+
+
+def test_more_events_than_ten_keep_their_order(run, bus: Bus):
+    async def scenario() -> None:
+        lease = await taken_after_join(bus, "s")
+        await bus.publish([Publication(lease, [event(lease, number + 1) for number in range(25)])])
+        assert [e.sequence for e in await received(bus.inbox("node-1", BLOCK_MS), 25)] == list(range(1, 26))
+
+    run(scenario())
+
+
+def test_a_checkpoint_trims_the_audio_that_is_not_needed_any_more(run, bus: Bus):
+    async def scenario() -> None:
+        lease = await taken_after_join(bus, "s")
+        await bus.append([("s", frame(4 * number)) for number in range(5)])
+        entries = (await bus.read({"s": b"0"}))["s"].entries
+        saved = Checkpoint(1, 12, entries[2][0].decode(), PARAMS)
+        await bus.publish([Publication(lease, [event(lease, 1)], saved)])
+        left = (await bus.read({"s": b"0"}))["s"].entries
+        assert left == entries[3:]
+        [successor] = await bus.take_over("english", "b", 1, NOW_MS)
+        assert successor.checkpoint == saved
+        resumed = (await bus.read({"s": saved.entry_id.encode()}))["s"].entries
+        assert resumed == left
+
+    run(scenario())
+
+
+def test_a_checkpoint_before_any_audio_trims_nothing(run, bus: Bus):
+    async def scenario() -> None:
+        lease = await taken_after_join(bus, "s")
+        await bus.append([("s", frame(0))])
+        await bus.publish([Publication(lease, [event(lease, 1)], Checkpoint(0, 0, "", PARAMS))])
+        assert len((await bus.read({"s": b"0"}))["s"].entries) == 1
+
+    run(scenario())
+
+
+def test_publishing_again_after_a_lost_answer_writes_the_log_once(run, bus: Bus, keys: Keys, server: Any):
+    async def scenario() -> None:
+        lease = await taken_after_join(bus, "s")
+        again = Publication(lease, [event(lease, 1, "x"), event(lease, 2, "y")])
+        assert await bus.publish([again]) == []
+        assert await bus.publish([again]) == []
+        assert [entry[0] for entry in entries_of(server, keys.events("s"))] == [b"1-1", b"1-2"]
+
+    run(scenario())
+
+
+def test_one_lost_session_does_not_hold_up_the_others(run, bus: Bus):
+    async def scenario() -> None:
+        lost = await taken_after_join(bus, "lost", "a")
+        await bus.take_over("english", "b", 1, NOW_MS)
+        kept = await taken(bus, "kept", "a")
+        published = [Publication(lost, [event(lost, 1, "late")]), Publication(kept, [event(kept, 1, "well")])]
+        assert await bus.publish(published) == [lost]
+        assert [e.text for e in await received(bus.inbox("node-1", BLOCK_MS), 1)] == ["well"]
+
+    run(scenario())
+
+
+def test_an_inbox_passes_over_what_it_cannot_read(run, bus: Bus, keys: Keys, server: Any):
+    async def scenario() -> None:
+        lease = await taken_after_join(bus, "s")
+        server.xadd(keys.inbox("node-1"), {b"0": b"\xff"})
+        await bus.publish([Publication(lease, [event(lease, 1, "well")])])
+        assert [e.text for e in await received(bus.inbox("node-1", BLOCK_MS), 1)] == ["well"]
+
+    run(scenario())
+
+
+def test_an_inbox_outlives_its_connection_and_misses_nothing(run, bus: Bus, server: Any, wait_until):
+    failures: list[BusUnavailable] = []
+
+    async def scenario() -> None:
+        lease = await taken_after_join(bus, "s")
+        inbox = bus.inbox("node-1", 60_000, failures.append)
+        await bus.publish([Publication(lease, [event(lease, 1)])])
+        assert [e.sequence for e in await received(inbox, 1)] == [1]
+        async with asyncio.TaskGroup() as group:
+            waiting = group.create_task(received(inbox, 1))
+            await wait_until(lambda: blocked_clients(server))
+            server.client_kill_filter(_type="normal", skipme=True)
+            with pytest.raises(BusUnavailable):
+                await bus.ping()
+            await bus.publish([Publication(lease, [event(lease, 2)])])
+        assert [e.sequence for e in waiting.result()] == [2]
+
+    run(scenario())
+    assert failures
+
+
+def blocked_clients(server: Any) -> int:
+    info: Any = server.info("clients")
+    return int(info["blocked_clients"])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# loads
+
+
+def test_loads_of_workers_that_reported_lately(run, bus: Bus, keys: Keys, server: Any):
+    soon, past = int(time.time()) + 60, int(time.time()) - 1
+
+    async def scenario() -> None:
+        fresh = WorkerLoad(16, 12, 80, soon, "m")
+        await bus.report("english", "a", fresh)
+        await bus.report("english", "silent", WorkerLoad(16, 16, 0, past, "m"))
+        server.hset(keys.workers("english").decode(), "older version", b"\xff")
+        assert await bus.loads("english") == {"a": fresh}
+        assert await bus.loads("multilang") == {}
+        await bus.join("english")
+        await bus.leave("english", "a")
+        assert await bus.loads("english") == {}
+
+    run(scenario())
+
+
+def test_nothing_waits_in_a_pool_that_nobody_joined(run, bus: Bus):
+    assert run(bus.waiting("english")) == 0
+
+
+@pytest.mark.parametrize("entry_id,after", [("5-0", "5-1"), ("1700000000000-9", "1700000000000-10")])
+def test_following(entry_id: str, after: str):
+    assert following(entry_id) == after
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# a Redis that is away, or silent
+
+LEASE = Lease(b"1-0", offer_of("s"), 1, None)
+CALLS: dict[str, Callable[[Bus], Any]] = {
+    "ping": lambda bus: bus.ping(),
+    "offer": lambda bus: bus.offer(offer_of("s")),
+    "withdraw": lambda bus: bus.withdraw(offer_of("s"), b"1-0"),
+    "append": lambda bus: bus.append([("s", frame(0))]),
+    "touch": lambda bus: bus.touch(["s"]),
+    "forget": lambda bus: bus.forget("s"),
+    "join": lambda bus: bus.join("english"),
+    "take": lambda bus: bus.take("english", "a", 1, 1),
+    "take_over": lambda bus: bus.take_over("english", "a", 1, 1),
+    "renew": lambda bus: bus.renew("english", "a", [LEASE]),
+    "settle": lambda bus: bus.settle("english", "a", [LEASE]),
+    "give_back": lambda bus: bus.give_back("english", "a", [LEASE]),
+    "read": lambda bus: bus.read({"s": b"0"}),
+    "publish": lambda bus: bus.publish([Publication(LEASE, [event(LEASE, 1)])]),
+    "report": lambda bus: bus.report("english", "a", WorkerLoad(1, 1, 0, 0, "m")),
+    "leave": lambda bus: bus.leave("english", "a"),
+    "loads": lambda bus: bus.loads("english"),
+    "waiting": lambda bus: bus.waiting("english"),
+}
+
+
+def test_every_call_of_the_bus_is_tried():
+    public = {name for name, value in vars(Bus).items() if not name.startswith("_") and callable(value)}
+    assert public - {"inbox", "close"} == set(CALLS)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_without_redis_every_call_says_so(run, name: str, free_port: Callable[[], int]):
+    bus = Bus(f"redis://127.0.0.1:{free_port()}/0", Keys("nowhere"))
+    with pytest.raises(BusUnavailable, match="Redis cannot be reached"):
+        run(CALLS[name](bus))
+    run(bus.close())
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_redis_that_does_not_answer_is_given_up(run, name: str):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        bus = Bus(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", Keys("nowhere"), timeout_s=0.05)
+        with pytest.raises(BusUnavailable):
+            run(CALLS[name](bus))
+        run(bus.close())
+
+
+def test_waiting_for_offers_longer_than_the_timeout_is_no_fault(run, redis_url: str, keys: Keys):
+    async def scenario() -> None:
+        bus = Bus(redis_url, keys, timeout_s=0.3)
+        await bus.join("english")
+        assert await bus.take("english", "a", 1, 400) == []
+        await bus.close()
+
+    run(scenario())
+
+
+def test_an_inbox_without_redis_keeps_trying(run, free_port: Callable[[], int], wait_until):
+    failures: list[BusUnavailable] = []
+
+    async def scenario() -> None:
+        bus = Bus(f"redis://127.0.0.1:{free_port()}/0", Keys("nowhere"))
+        async with asyncio.TaskGroup() as group:
+            waiting = group.create_task(received(bus.inbox("node-1", BLOCK_MS, failures.append), 1))
+            await wait_until(lambda: len(failures) >= 3)
+            waiting.cancel()
+        await bus.close()
+
+    run(scenario())

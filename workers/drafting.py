@@ -1,0 +1,166 @@
+"""Greedy decoding with a draft: the previous hypothesis is verified in one decoder pass, and only what comes after
+the first disagreement is decoded token by token. The result is that of plain greedy decoding, at a fraction of its
+steps (speculative decoding with the past as the draft: Leviathan et al., arXiv 2211.17192, section 2, at temperature 0).
+
+Rows of one call are independent: each has its own audio, forced prefix, draft and cap.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workers.models.moonshine import Cache, Cross, Moonshine, frames
+from workers.words import repeats
+
+
+@dataclass(frozen=True)
+class Task:
+    """One row. `audio` [n] float32 at 16 kHz; `prefix`: tokens that stand; `draft`: a guess at what follows them;
+    `cap`: the most tokens after the prefix."""
+
+    audio: Tensor
+    prefix: Sequence[int] = ()
+    draft: Sequence[int] = ()
+    cap: int = 448
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What follows the prefix. `probabilities` [len(tokens)]; `attention` [len(prefix) + len(tokens), frames], the
+    alignment heads' summed cross-attention of every token; `end` is the probability of the end token after the last
+    (0 where the cap or the repetition guard ended it)."""
+
+    tokens: list[int]
+    probabilities: NDArray[np.float32]
+    attention: NDArray[np.float32]
+    end: float
+
+
+class _Row:
+    """A row on its way: what it has, and what its queries said."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.tokens: list[int] = []
+        self.probabilities: list[float] = []
+        self.attention: list[Tensor] = []
+        self.end = 0.0
+        self.done = False
+
+    @property
+    def position(self) -> int:
+        """Where the newest token stands; the start token stands at 0."""
+        return len(self.task.prefix) + len(self.tokens)
+
+    def take(self, token: int, probability: float, end_token: int) -> None:
+        """One greedy choice."""
+        if token == end_token:
+            self.end, self.done = probability, True
+            return
+        self.tokens.append(token)
+        self.probabilities.append(probability)
+        if (start := repeats(self.tokens)) is not None:
+            del self.tokens[start:], self.probabilities[start:]
+            self.done = True
+        elif len(self.tokens) >= self.task.cap:
+            self.done = True
+
+    def transcript(self) -> Transcript:
+        # The query that stands at a token's own position looks at what comes next; the one before it looked at the
+        # token itself. So the rows of attention that tell where the tokens are end one before the newest position.
+        attention = torch.cat(self.attention)[: self.position].float().numpy()
+        probabilities = np.asarray(self.probabilities, dtype=np.float32)
+        return Transcript(self.tokens, probabilities, attention, self.end)
+
+
+def transcribe(model: Moonshine, tasks: Sequence[Task]) -> list[Transcript]:
+    """Greedy transcripts of all tasks in one batch. Every task's audio gives at least one frame."""
+    with torch.inference_mode():
+        samples = torch.tensor([len(task.audio) for task in tasks])
+        audio = torch.zeros(len(tasks), int(samples.max()))
+        for row, task in enumerate(tasks):
+            audio[row, : len(task.audio)] = task.audio
+        states = model.encode(audio, samples)
+        return _decode(model, tasks, states, frames(samples))
+
+
+def _decode(model: Moonshine, tasks: Sequence[Task], states: Tensor, count: Tensor) -> list[Transcript]:
+    rows = [_Row(task) for task in tasks]
+    cross = model.cross(states, count)
+    longest = max(len(task.prefix) + max(len(task.draft), task.cap) for task in tasks)
+    cache = model.cache(len(rows), longest + 2)
+    _verify(model, rows, cache, cross, count)
+    running = list(range(len(rows)))  # row of the cache -> row of the batch
+    while True:
+        left = [at for at, row in enumerate(running) if not rows[row].done]
+        if not left:
+            return [row.transcript() for row in rows]
+        if 2 * len(left) <= len(running):  # most rows are done: carry on with the others only
+            cache, cross = _chosen(cache, cross, left)
+            running, left = [running[at] for at in left], list(range(len(left)))
+        _advance(model, [rows[row] for row in running], cache, cross, count[running])
+
+
+def _verify(model: Moonshine, rows: Sequence[_Row], cache: Cache, cross: Cross, count: Tensor) -> None:
+    """One pass over start token, prefix and draft; keeps the draft as far as greedy decoding would say the same."""
+    start, end = model.config.bos_token_id, model.config.eos_token_id
+    given = [[start, *row.task.prefix, *row.task.draft[: row.task.cap]] for row in rows]
+    width = max(len(tokens) for tokens in given)
+    tokens = torch.tensor([line + [0] * (width - len(line)) for line in given])
+    positions = torch.arange(width).expand(len(rows), width)
+    hidden, attention = model.decode(tokens, positions, cache, cross, need_attention=True)
+    assert attention is not None
+    asked = [(at, q) for at, row in enumerate(rows) for q in range(len(row.task.prefix), len(given[at]))]
+    where = torch.tensor(asked)
+    choices = _choose(model, hidden[where[:, 0], where[:, 1]])
+    for (at, q), (token, probability) in zip(asked, choices, strict=True):
+        row = rows[at]
+        stands = not row.tokens or (row.position == q and row.tokens[-1] == given[at][q])
+        if stands and not row.done:  # else: past its end, or past the first disagreement
+            row.take(token, probability, end)
+    for at, row in enumerate(rows):
+        # Queries that saw only what stands: the prefix, and the draft as far as it was kept.
+        kept = 1 + _agreed(given[at], row)
+        row.attention.append(attention[at, :kept, : int(count[at])])
+
+
+def _agreed(given: Sequence[int], row: _Row) -> int:
+    """How many tokens after the start token were in the pass and still stand."""
+    stand = [*row.task.prefix, *row.tokens]
+    n = 0
+    for mine, theirs in zip(given[1:], stand, strict=False):
+        if mine != theirs:
+            break
+        n += 1
+    return n
+
+
+def _advance(model: Moonshine, rows: Sequence[_Row], cache: Cache, cross: Cross, count: Tensor) -> None:
+    """One token for every row; rows that are done run along, and what they say is dropped."""
+    newest = torch.tensor([[row.tokens[-1] if row.tokens else 0] for row in rows])
+    positions = torch.tensor([[row.position] for row in rows])
+    hidden, attention = model.decode(newest, positions, cache, cross, need_attention=True)
+    assert attention is not None
+    for at, (row, choice) in enumerate(zip(rows, _choose(model, hidden[:, 0]), strict=True)):
+        if not row.done:
+            row.attention.append(attention[at, :, : int(count[at])])
+            row.take(*choice, model.config.eos_token_id)
+
+
+def _choose(model: Moonshine, hidden: Tensor) -> list[tuple[int, float]]:
+    """The likeliest next token after each of `hidden` [K, D], and its probability."""
+    scores = model.logits(hidden).float()
+    best, tokens = scores.max(dim=-1)
+    probabilities = (best - scores.logsumexp(dim=-1)).exp()
+    return list(zip(tokens.tolist(), probabilities.tolist(), strict=True))
+
+
+def _chosen(cache: Cache, cross: Cross, rows: Sequence[int]) -> tuple[Cache, Cross]:
+    index = torch.tensor(rows)
+    bias = None if cross.bias is None else cross.bias[index]
+    keys, values = [key[index] for key in cross.keys], [value[index] for value in cross.values]
+    return Cache(cache.entries[:, index]), Cross(keys, values, bias)

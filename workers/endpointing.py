@@ -1,0 +1,199 @@
+"""When a turn ends: speech and silence, the open turn, and the three rules (protocol 5.1). All in audio time.
+
+Observations pass a gate and become spans of speech and silence. Every rule tells *when* it ends the turn, as a time in
+the audio; whether that lies in the past, because words came late, is of no concern to it.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from workers.recognizer import Observation
+from workers.words import Word
+
+#: Less speech than this since the last end of turn does not end a turn, unless it has words (protocol 5.1).
+MIN_SPEECH_MS = 80
+#: A shorter burst above the threshold is noise and interrupts no silence.
+MIN_BURST_MS = 50
+#: While someone speaks, speech goes on down to this much below the threshold, and never below the floor: the rule of
+#: Silero's authors (`get_speech_timestamps`, `neg_threshold`).
+HYSTERESIS, HYSTERESIS_FLOOR = 0.15, 0.01
+
+
+@dataclass(frozen=True)
+class TurnRules:
+    """How a session wants its turns (protocol 2.2). `started_messages`: tell `SpeechStarted`, as the U3 family does."""
+
+    vad_threshold: float = 0.4
+    min_turn_silence_ms: int = 400
+    max_turn_silence_ms: int = 1280
+    end_of_turn_confidence_threshold: float = 0.4
+    format_turns: bool = False
+    max_turn_ms: int = 60_000
+    started_messages: bool = False
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any]) -> "TurnRules":
+        """From `SessionParams.model_dump()`. Raises KeyError."""
+        return cls(
+            vad_threshold=params["vad_threshold"],
+            min_turn_silence_ms=params["min_turn_silence"],
+            max_turn_silence_ms=params["max_turn_silence"],
+            end_of_turn_confidence_threshold=params["end_of_turn_confidence_threshold"],
+            format_turns=params["format_turns"],
+        )
+
+
+# --------------------------------------------------------------------------------------------------------------
+# from observations to spans
+
+
+@dataclass(frozen=True)
+class Span:
+    """Audio of one kind. `speech`: the gate's probability where the span began to count."""
+
+    start_ms: int
+    end_ms: int
+    voiced: bool
+    speech: float = 0.0
+
+
+class SpeechGate:
+    """Observations -> spans without gaps. A burst is held back until it is long enough to be speech, or over."""
+
+    def __init__(self, threshold: float, at_ms: int) -> None:
+        self.threshold = threshold
+        self.at_ms = at_ms
+        self._speaking = False
+        self._burst_ms: int | None = None
+
+    def hear(self, observation: Observation) -> Span | None:
+        start, self.at_ms = self.at_ms, observation.at_ms
+        if self._burst_ms is not None:
+            start = self._burst_ms
+        loud = observation.speech >= (self._quieter() if self._speaking else self.threshold)
+        if loud and not self._speaking and self.at_ms - start < MIN_BURST_MS:
+            self._burst_ms = start
+            return None
+        self._burst_ms, self._speaking = None, loud
+        return Span(start, self.at_ms, loud, observation.speech)
+
+    def _quieter(self) -> float:
+        return max(self.threshold - HYSTERESIS, min(self.threshold, HYSTERESIS_FLOOR))
+
+
+# --------------------------------------------------------------------------------------------------------------
+# the open turn
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Silence inside the turn; `until_ms` grows while it lasts."""
+
+    from_ms: int
+    until_ms: int
+
+
+@dataclass
+class OpenTurn:
+    """What is known of the turn that is not yet over."""
+
+    settled: list[Word] = field(default_factory=list)
+    tail: tuple[Word, ...] = ()
+    heard_ms: int = -1  # how far the words have heard, and how sure they are that the turn is complete
+    confidence: float = 0.0
+    onset_ms: int | None = None
+    onset_speech: float = 0.0
+    speech_ms: int = 0
+    spans: list[Span] = field(default_factory=list)  # since the onset, neighbours of a kind merged
+    pauses: list[Pause] = field(default_factory=list)  # that words may still judge, the running one last
+    pending: str | None = None  # the word last shown that may still change
+    formatted: bool | None = None  # fixed by the first message
+    started: bool = False  # `SpeechStarted` was told
+    told_ms: int = -1  # words that start before have been in an utterance
+
+    @property
+    def words(self) -> list[Word]:
+        return [*self.settled, *self.tail]
+
+    def listen(self, span: Span) -> None:
+        """Keep what may have to be heard again."""
+        if self.spans and self.spans[-1].voiced == span.voiced and self.spans[-1].end_ms == span.start_ms:
+            self.spans[-1] = replace(self.spans[-1], end_ms=span.end_ms)
+        else:
+            self.spans.append(span)
+
+    def silences(self, now_ms: int, speaking: bool) -> list[Pause]:
+        """Pauses after what counts as speech; empty while there is too little of it.
+
+        Where the gate heard next to nothing but there are words (quiet speech), silence begins with the end of the
+        last word.
+        """
+        if self.speech_ms >= MIN_SPEECH_MS:
+            return self.pauses
+        if speaking or not self.words:
+            return []
+        start = max(self.words[-1].end_ms, self.pauses[-1].from_ms if self.pauses else 0)
+        return [Pause(start, max(start, now_ms))]
+
+
+# --------------------------------------------------------------------------------------------------------------
+# the rules
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a rule looks at: the open turn, its silences, how far audio was heard, and what the session wants."""
+
+    turn: OpenTurn
+    pauses: Sequence[Pause]
+    now_ms: int
+    rules: TurnRules
+
+
+Rule = Callable[[Moment], int | None]
+
+
+def confident(at: Moment) -> int | None:
+    """The words are all heard and sound complete, and the shorter silence has passed (protocol 5.1, semantic end).
+
+    Confidence counts only if it comes from words that have heard the speech before the pause to its end; it is then a
+    fact from that time on. A threshold of 0 asks for no confidence, so there is no word to wait for.
+    """
+    turn, threshold = at.turn, at.rules.end_of_turn_confidence_threshold
+    wait_ms = at.rules.min_turn_silence_ms
+    if threshold == 0:
+        return _first((pause, pause.from_ms + wait_ms) for pause in at.pauses)
+    if turn.confidence <= threshold or not turn.words:
+        return None
+    heard = [pause for pause in at.pauses if pause.from_ms <= turn.heard_ms]
+    return _first((pause, max(turn.heard_ms, pause.from_ms + wait_ms)) for pause in heard)
+
+
+def silent(at: Moment) -> int | None:
+    """The longer silence has passed, whatever the words say (protocol 5.1, acoustic end)."""
+    return _first((pause, pause.from_ms + at.rules.max_turn_silence_ms) for pause in at.pauses)
+
+
+def long(at: Moment) -> int | None:
+    """The turn has reached its longest. It is cut behind its last settled word, so that no word is cut in two."""
+    turn = at.turn
+    if turn.onset_ms is None or at.now_ms < turn.onset_ms + at.rules.max_turn_ms:
+        return None
+    if turn.settled and turn.settled[-1].end_ms > turn.onset_ms:
+        return turn.settled[-1].end_ms
+    return turn.onset_ms + at.rules.max_turn_ms
+
+
+def _first(ends: Iterable[tuple[Pause, int]]) -> int | None:
+    """The earliest end that its pause has reached."""
+    return min((end_ms for pause, end_ms in ends if end_ms <= pause.until_ms), default=None)
+
+
+#: Each tells at which time it ends the turn, None if it does not.
+RULES: tuple[Rule, ...] = (confident, silent, long)
+
+
+def end_ms(at: Moment) -> int | None:
+    """When the turn ends by the rule that ends it first; None if it goes on."""
+    return min((end for rule in RULES if (end := rule(at)) is not None), default=None)

@@ -1,0 +1,315 @@
+"""The step loop of a worker: read, plan, step, decide, publish.
+
+    read      one XREAD over all sessions; frames go to their slots, orders wait for their place in the audio
+    plan      the next chunk of every slot -> one batch
+    step      the recognizer, on a thread of its own; meanwhile the last step's events are written and audio is read
+    decide    each slot's hypothesis goes to its session's turn tracker
+    publish   events, checkpoints and trims, fenced by the lease's generation
+
+Decisions sit between steps, so a flush asked after step n rides in n + 1. A session that fails alone is ended alone;
+when the recognizer itself fails, the worker gives every session back and stops, and another worker takes them over.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from wire import metrics
+from wire.entries import AudioFrame, Control, Event, Lease, Order, Publication, WorkerLoad
+from wire.errors import INTERNAL_ERROR, BusUnavailable
+from wire.service import session_id
+from wire.streams import Bus
+from workers.pool import Pool
+from workers.recognizer import Hypothesis, Recognizer
+from workers.seat import Seat
+from workers.settings import WorkerSettings
+from workers.slots import Plan, Slots
+from workers.turns import Effect, Finished, Flush, SpeechStarted, Turn
+
+logger = logging.getLogger(__name__)
+
+#: How long one wait for an offer lasts; a drain is noticed after at most this time.
+OFFER_BLOCK_MS = 500
+#: Pause before the next try when Redis is away.
+RETRY_S = 0.2
+
+
+class Engine:
+    """One worker's sessions and its recognizer. `run` until drained."""
+
+    def __init__(
+        self, settings: WorkerSettings, bus: Bus, pool: Pool, recognizer: Recognizer, thread: ThreadPoolExecutor
+    ) -> None:
+        self._settings = settings
+        self._bus = bus
+        self._pool = pool
+        self._recognizer = recognizer
+        self._slots = Slots(recognizer.spec)
+        self._seats: dict[str, Seat] = {}
+        self._outbox: list[Publication] = []
+        self._over: list[Lease] = []  # settled once their last events are written
+        self._thread = thread  # the one that computes
+        self._publishing = asyncio.Lock()  # a session's events must be written in their order
+        self._stopping = False
+        self._hurried = False  # do not wait for the next period
+
+    async def run(self, drain: asyncio.Event, joined: Callable[[], None]) -> None:
+        """Serve until `drain`, then let sessions end for the grace time and give the rest back.
+
+        `joined` is called at the first contact with Redis.
+        """
+        await self._joining()
+        joined()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._taking(drain))
+                tasks.create_task(self._renewing())
+                tasks.create_task(self._reporting())
+                tasks.create_task(self._stepping())
+                tasks.create_task(self._draining(drain))
+        finally:
+            await self._leaving()
+
+    # ------------------------------------------------------------------------------------------- leases come and go
+
+    async def _joining(self) -> None:
+        while True:
+            try:
+                return await self._pool.join()
+            except BusUnavailable as error:
+                logger.warning("Waiting for Redis", extra={"reason": str(error)})
+                await asyncio.sleep(1.0)
+
+    async def _leaving(self) -> None:
+        try:
+            await self._pool.leave()
+        except BusUnavailable as error:
+            logger.warning("Leases run out by themselves", extra={"reason": str(error)})
+
+    async def _draining(self, drain: asyncio.Event) -> None:
+        await drain.wait()
+        deadline = time.monotonic() + self._settings.drain_grace_s
+        while self._seats and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+        self._stopping = True
+
+    async def _taking(self, drain: asyncio.Event) -> None:
+        """Fill free slots, first with sessions whose worker is gone."""
+        look_again = 0.0
+        while not drain.is_set() and not self._stopping:
+            if not self._slots.free:
+                await asyncio.sleep(0.05)
+                continue
+            try:
+                leases: list[Lease] = []
+                if time.monotonic() >= look_again:
+                    leases = await self._pool.take_over(self._slots.free)
+                    look_again = time.monotonic() + self._pool.renew_s
+                leases = leases or await self._pool.take(self._slots.free, OFFER_BLOCK_MS)
+            except BusUnavailable as error:
+                self._redis_away("take", error)
+                await asyncio.sleep(RETRY_S)
+                continue
+            for lease in leases:
+                self._seat(lease)
+            await self._publish()  # Begin must not wait for a step
+
+    def _seat(self, lease: Lease) -> None:
+        self._unseat(lease.session)  # an older generation of ours
+        seat = Seat(lease)
+        if lease.generation > self._settings.max_takes:
+            logger.error("Session given up: too many takes", extra={"session": lease.session})
+            self._fail(seat)
+            return
+        self._seats[lease.session] = seat
+        self._slots.seat(lease.session, lease.generation, seat.origin_ms, seat.options)
+        self._tell(seat, Event.TAKEN)
+        metrics.SLOTS_USED.labels(self._pool.name).set(len(self._seats))
+        logger.info("Session taken", extra={"session": lease.session, "generation": lease.generation})
+
+    def _unseat(self, session: str) -> None:
+        if self._seats.pop(session, None) is not None:
+            self._slots.unseat(session)
+            metrics.SLOTS_USED.labels(self._pool.name).set(len(self._seats))
+
+    def _lost(self, leases: Iterable[Lease]) -> None:
+        for lease in leases:
+            self._pool.drop(lease)
+            seat = self._seats.get(lease.session)
+            if seat is not None and seat.lease is lease:
+                self._unseat(lease.session)
+
+    async def _renewing(self) -> None:
+        while not self._stopping:
+            await asyncio.sleep(self._pool.renew_s)
+            try:
+                self._lost(await self._pool.renew())
+            except BusUnavailable as error:
+                self._redis_away("renew", error)
+
+    async def _reporting(self) -> None:
+        labels = self._pool.name
+        metrics.SLOTS.labels(labels).set(self._recognizer.spec.slots)
+        while not self._stopping:
+            backlog_ms = max((self._slots.backlog_ms(session) for session in self._seats), default=0)
+            metrics.BACKLOG_SECONDS.set(backlog_ms / 1000)
+            deadline_s = int(time.time() + 3 * self._settings.report_s) + 1
+            spec = self._recognizer.spec
+            load = WorkerLoad(spec.slots, self._slots.free, backlog_ms, deadline_s, spec.model)
+            try:
+                await self._bus.report(self._pool.name, self._pool.worker, load)
+                metrics.OFFERS_WAITING.labels(labels).set(await self._bus.waiting(self._pool.name))
+            except BusUnavailable as error:
+                self._redis_away("report", error)
+            await asyncio.sleep(self._settings.report_s)
+
+    # ----------------------------------------------------------------------------------------------------- the loop
+
+    async def _stepping(self) -> None:
+        """Read, plan, step, decide, publish: once per period, at once while a session waits for its words."""
+        period_s = self._settings.step_ms / 1000
+        while not self._stopping:
+            started, self._hurried = time.monotonic(), False
+            await self._read()
+            if (plan := self._slots.plan()) is not None:
+                step = asyncio.get_running_loop().run_in_executor(self._thread, self._recognizer.step, plan.batch)
+                await self._publish()  # what reading decided
+                results = await step
+                self._observe(plan, time.monotonic() - started)
+                self._decide(plan, results)
+            await self._publish()
+            if not self._hurried:
+                await asyncio.sleep(max(0.0, started + period_s - time.monotonic()))
+
+    async def _read(self) -> None:
+        cursors = {name: seat.cursor for name, seat in self._seats.items() if not seat.crowded}
+        try:
+            found = await self._bus.read(cursors)
+        except BusUnavailable as error:
+            self._redis_away("read", error)
+            await asyncio.sleep(RETRY_S)
+            return
+        for name, logged in found.items():
+            if (seat := self._seats.get(name)) is not None:
+                metrics.ENTRIES_REFUSED.inc(logged.refused)
+                seat.receive(logged.cursor, logged.entries)
+        for seat in list(self._seats.values()):
+            self._guarded(seat, lambda seat=seat: self._feed(seat))
+
+    def _feed(self, seat: Seat) -> None:
+        """Audio goes on to the slot; an order waits until all audio before it has been stepped."""
+        while (entry := seat.next()) is not None:
+            if isinstance(entry, AudioFrame):
+                samples = seat.samples(entry)
+                if len(samples) > self._slots.room(seat.session):
+                    return
+                self._slots.feed(seat.session, samples)
+                seat.consumed(entry)
+            elif self._slots.cut(seat.session) > self._slots.stepped(seat.session):
+                self._hurried = True
+                return
+            else:
+                seat.consumed(entry)
+                if self._obey(seat, entry):
+                    return
+
+    def _obey(self, seat: Seat, control: Control) -> bool:
+        """Whether the session is over."""
+        at_ms = seat.ms(control.position)
+        match control.order:
+            case Order.FORCE_ENDPOINT:
+                self._perform(seat, seat.tracker.force_endpoint(at_ms))
+            case Order.CONFIGURE:
+                effects = seat.configure(control.fields or {})
+                self._slots.configure(seat.session, seat.options)
+                self._perform(seat, effects)
+            case Order.TERMINATE:
+                self._perform(seat, seat.tracker.finish(at_ms))
+            case Order.ABANDON:
+                self._end(seat)
+        return self._seats.get(seat.session) is not seat
+
+    def _decide(self, plan: Plan, results: list[Hypothesis | None]) -> None:
+        for session, generation, hypothesis in self._slots.deliver(plan, results):
+            seat = self._seats.get(session)
+            if seat is not None and seat.lease.generation == generation:
+                self._guarded(seat, lambda seat=seat, news=hypothesis: self._hear(seat, news))
+
+    def _hear(self, seat: Seat, hypothesis: Hypothesis) -> None:
+        if hypothesis.failed:
+            self._fail(seat)
+            return
+        self._perform(seat, seat.tracker.advance(hypothesis))
+
+    def _perform(self, seat: Seat, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Flush(at_ms):
+                    seat.flush_asked_s = time.monotonic()
+                    self._hurried = True
+                    self._slots.flush(seat.session, at_ms)
+                case Turn():
+                    self._publish_turn(seat, effect)
+                case SpeechStarted():
+                    self._outbox.append(seat.message(effect))
+                case Finished():
+                    self._tell(seat, Event.DONE)
+                    self._end(seat)
+
+    def _publish_turn(self, seat: Seat, turn: Turn) -> None:
+        if turn.end_of_turn:
+            metrics.FINALS_TOTAL.inc()
+            metrics.END_OF_TURN_DELAY_SECONDS.observe(time.monotonic() - seat.flush_asked_s)
+        else:
+            metrics.PARTIALS_TOTAL.inc()
+        self._outbox.append(seat.publication(turn))
+
+    def _guarded(self, seat: Seat, act: Callable[[], None]) -> None:
+        """A bug that shows in one session ends that session, not its neighbours."""
+        token = session_id.set(seat.session)
+        try:
+            act()
+        except Exception:  # noqa: BLE001 the border between sessions
+            logger.exception("Session failed")
+            self._fail(seat)
+        finally:
+            session_id.reset(token)
+
+    def _fail(self, seat: Seat) -> None:
+        self._tell(seat, Event.FAILED, INTERNAL_ERROR)
+        self._end(seat)
+
+    def _tell(self, seat: Seat, event: Event, text: str = "") -> None:
+        self._outbox.append(seat.report(event, text))
+
+    def _end(self, seat: Seat) -> None:
+        self._over.append(seat.lease)
+        if self._seats.get(seat.session) is seat:
+            self._unseat(seat.session)
+
+    async def _publish(self) -> None:
+        """Write what was decided; what cannot be written now stays, in order, for the next time."""
+        async with self._publishing:
+            outbox, self._outbox = self._outbox, []
+            over, self._over = self._over, []
+            if not outbox and not over:
+                return
+            try:
+                self._lost(await self._bus.publish(outbox))
+                await self._pool.settle(over)
+            except BusUnavailable as error:
+                self._redis_away("publish", error)
+                self._outbox, self._over = outbox + self._outbox, over + self._over
+                await asyncio.sleep(RETRY_S)
+
+    # -------------------------------------------------------------------------------------------------- observations
+
+    def _observe(self, plan: Plan, seconds: float) -> None:
+        active = int((plan.batch.samples > 0).sum())
+        metrics.STEP_SECONDS.labels(metrics.occupancy(active)).observe(seconds)
+
+    def _redis_away(self, operation: str, error: BusUnavailable) -> None:
+        metrics.REDIS_ERRORS.labels(operation).inc()
+        logger.warning("Redis is away", extra={"operation": operation, "reason": str(error)})

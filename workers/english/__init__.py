@@ -1,0 +1,1 @@
+"""The english pool: `recognizer` builds what it serves."""

@@ -1,0 +1,47 @@
+"""What the operator of a worker can set; `steno worker --settings` prints this page."""
+
+import socket
+import uuid
+from typing import Literal
+
+from pydantic import AliasChoices, Field
+
+from wire.service import ServiceSettings
+
+
+class WorkerSettings(ServiceSettings):
+    """One worker process: one pool, one model, so many slots."""
+
+    worker: str = Field(
+        default_factory=lambda: f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}",
+        description="Name of this process among the pool's workers; must be unique.",
+    )
+    slots: int = Field(
+        16,
+        ge=1,
+        le=1024,
+        validation_alias=AliasChoices("slots", "max_open_streams"),
+        description="Sessions served at once (rows of the batch).",
+    )
+    model: str = Field(
+        "moonshine-tiny-en", description="Weights: an embedded model's name, a local folder, or a Hub id."
+    )
+    vad: str = Field("silero-vad", description="Voice activity weights: an embedded model's name or a local folder.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Number format of the large products; auto takes bfloat16 where the processor has it."
+    )
+    threads: int = Field(0, ge=0, description="Threads of the model on a CPU; 0 takes one per core.")
+    partial_ms: int = Field(480, ge=100, le=5000, description="Audio between two partials of a turn, in ms.")
+    step_ms: int = Field(
+        40, ge=5, le=500, description="Time between two steps of the model, in ms; a step in a hurry does not wait."
+    )
+    lease_s: float = Field(
+        3.0, ge=0.5, le=60, description="A worker silent for so many seconds loses its sessions to another."
+    )
+    max_takes: int = Field(
+        5, ge=1, description="A session taken more often than this is ended instead of killing one more worker."
+    )
+    report_s: float = Field(2.0, gt=0, le=30, description="Seconds between two load reports.")
+    drain_grace_s: float = Field(
+        30.0, ge=0, description="On SIGTERM, seconds to let sessions end before they go to another worker."
+    )

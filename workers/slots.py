@@ -1,0 +1,261 @@
+"""Who sits where, which samples go into the next step, and whose result came out of it.
+
+    seat -> feed, cut, flush, configure ... -> plan -> (model thread: step) -> deliver -> ... -> unseat
+
+Positions are samples of the session's 16 kHz audio, from its first sample, also after a resume. For each session
+`stepped <= planned <= fed`: results are back up to `stepped`, samples are in a plan up to `planned`, and `fed` is the
+end of its backlog. Two plans may be out at a time, so that one is prepared while the other computes.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.recognizer import NO_FLUSH, Batch, Hypothesis, SlotOptions, Spec
+
+#: Audio a slot may hold back. Past it `feed` refuses: whoever reads the stream must read less.
+BACKLOG_S = 30
+
+Samples = NDArray[np.int16] | NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whose row it is: a session, as taken for the `generation`-th time."""
+
+    session: str
+    generation: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One step to run. `owners` by slot; None where the batch holds nothing for the slot."""
+
+    batch: Batch
+    owners: tuple[Owner | None, ...]
+
+
+@dataclass
+class _Seat:
+    slot: int
+    owner: Owner
+    origin_ms: int
+    fed: int
+    planned: int
+    stepped: int
+    options: SlotOptions | None
+    pieces: deque[Samples] = field(default_factory=deque)
+    cuts: deque[int] = field(default_factory=deque)
+    fresh: bool = True
+    flush_ms: int = NO_FLUSH  # asked, not yet in a plan
+    awaited_ms: int = NO_FLUSH  # in a plan, not yet answered
+    out: int = 0  # plans out in which it has a row
+
+
+class _Arrays:
+    """The arrays of one batch, made once."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.audio = np.zeros((spec.slots, spec.chunk_samples), dtype=np.float32)
+        self.samples = np.zeros(spec.slots, dtype=np.int64)
+        self.reset = np.zeros(spec.slots, dtype=np.bool_)
+        self.origin_ms = np.zeros(spec.slots, dtype=np.int64)
+        self.flush_ms = np.full(spec.slots, NO_FLUSH, dtype=np.int64)
+
+    def clear(self) -> None:
+        self.samples[:] = 0
+        self.reset[:] = False
+        self.flush_ms[:] = NO_FLUSH
+
+
+class Slots:
+    """The rows of a recognizer and the sessions in them. KeyError for a session that has no seat."""
+
+    def __init__(self, spec: Spec, backlog_s: int = BACKLOG_S) -> None:
+        self._spec = spec
+        self._capacity = max(backlog_s * spec.sample_rate, spec.chunk_samples)
+        self._per_ms = spec.sample_rate // 1000
+        self._seats: dict[str, _Seat] = {}
+        self._empty = list(range(spec.slots))
+        self._arrays = (_Arrays(spec), _Arrays(spec))
+        self._out: deque[tuple[Plan, tuple[_Seat | None, ...]]] = deque()
+
+    @property
+    def free(self) -> int:
+        """Slots without a session."""
+        return len(self._empty)
+
+    # ---- sessions
+
+    def seat(self, session: str, generation: int, origin_ms: int, options: SlotOptions) -> int:
+        """Give the session a slot; its audio begins at `origin_ms`. Raises ValueError if seated, or no slot is free."""
+        if session in self._seats or not self._empty:
+            raise ValueError(f"session {session} is seated already" if self._empty else "every slot is taken")
+        slot, start = self._empty.pop(0), origin_ms * self._per_ms
+        self._seats[session] = _Seat(
+            slot, Owner(session, generation), origin_ms, start, start, start, options
+        )
+        return slot
+
+    def unseat(self, session: str) -> None:
+        """Free the slot. Samples not planned are dropped, and so is what plans still out will say about it."""
+        self._empty.append(self._seats.pop(session).slot)
+        self._empty.sort()
+
+    def configure(self, session: str, options: SlotOptions) -> None:
+        """New options, from the next row of this session on."""
+        self._seats[session].options = options
+
+    # ---- audio
+
+    def feed(self, session: str, samples: Samples) -> int:
+        """Append mono samples (int16, or float32 in -1..1); the array is kept, not copied. Returns the room left.
+
+        Raises ValueError for another shape or type, and if more comes than `room`; then nothing is taken.
+        """
+        seat = self._seats[session]
+        if samples.ndim != 1 or samples.dtype not in (np.int16, np.float32):
+            raise ValueError(f"samples are {samples.dtype} {samples.shape}, expected int16 or float32 [N]")
+        if len(samples) > self.room(session):
+            raise ValueError(f"{len(samples)} samples, but room for {self.room(session)}")
+        if len(samples):
+            seat.pieces.append(samples)
+            seat.fed += len(samples)
+        return self.room(session)
+
+    def room(self, session: str) -> int:
+        """Samples that `feed` takes now."""
+        seat = self._seats[session]
+        return self._capacity - (seat.fed - seat.planned)
+
+    def cut(self, session: str) -> int:
+        """Let everything fed so far go out, the last chunk short, and no row reach across; returns that position.
+
+        An order at this place in the audio may be obeyed once `stepped` is there.
+        """
+        seat = self._seats[session]
+        if seat.fed > seat.planned and (not seat.cuts or seat.cuts[-1] < seat.fed):
+            seat.cuts.append(seat.fed)
+        return seat.fed
+
+    def flush(self, session: str, at_ms: int) -> None:
+        """Ask the model to settle up to `at_ms`, with the plan that reaches it. Raises ValueError past what was fed."""
+        seat = self._seats[session]
+        if at_ms * self._per_ms > seat.fed:
+            raise ValueError(f"flush at {at_ms} ms, but fed {seat.fed} samples")
+        seat.flush_ms = at_ms
+
+    def fed(self, session: str) -> int:
+        return self._seats[session].fed
+
+    def planned(self, session: str) -> int:
+        return self._seats[session].planned
+
+    def stepped(self, session: str) -> int:
+        return self._seats[session].stepped
+
+    def backlog_ms(self, session: str) -> int:
+        """Audio fed and not planned."""
+        seat = self._seats[session]
+        return (seat.fed - seat.planned) // self._per_ms
+
+    # ---- steps
+
+    def plan(self) -> Plan | None:
+        """The next step, or None if no slot has anything to do.
+
+        A slot takes part with a full chunk; with less where a cut or a flush asks for it; and with no samples at all
+        while a flush is unanswered, so that the model can go on without new audio. The plan's arrays are its own until
+        the plan after the next is made. Raises RuntimeError if two plans are out.
+        """
+        if len(self._out) == len(self._arrays):
+            raise RuntimeError("two plans are out already: deliver the first")
+        if not any(self._due(seat) for seat in self._seats.values()):
+            return None
+        arrays = self._arrays[0]
+        self._arrays = (self._arrays[1], arrays)
+        arrays.clear()
+        rows: list[_Seat | None] = [None] * self._spec.slots
+        options: dict[int, SlotOptions] = {}
+        for seat in self._seats.values():
+            if self._due(seat):
+                rows[seat.slot] = seat
+                self._fill(seat, arrays, options)
+        batch = Batch(arrays.audio, arrays.samples, arrays.reset, arrays.origin_ms, arrays.flush_ms, options)
+        plan = Plan(batch, tuple(seat.owner if seat else None for seat in rows))
+        self._out.append((plan, tuple(rows)))
+        return plan
+
+    def _due(self, seat: _Seat) -> bool:
+        full = seat.fed - seat.planned >= self._spec.chunk_samples
+        stuck = seat.awaited_ms != NO_FLUSH and not seat.out  # the last row did not bring the answer
+        return full or bool(seat.cuts) or seat.flush_ms != NO_FLUSH or stuck
+
+    def _fill(self, seat: _Seat, arrays: _Arrays, options: dict[int, SlotOptions]) -> None:
+        slot = seat.slot
+        seat.out += 1
+        arrays.samples[slot] = self._take(seat, arrays.audio[slot])
+        if seat.fresh:
+            arrays.reset[slot], arrays.origin_ms[slot] = True, seat.origin_ms
+            seat.fresh = False
+        if seat.options is not None:
+            options[slot], seat.options = seat.options, None
+        if seat.flush_ms != NO_FLUSH and seat.flush_ms * self._per_ms <= seat.planned:
+            arrays.flush_ms[slot] = seat.awaited_ms = seat.flush_ms
+            seat.flush_ms = NO_FLUSH
+
+    def _take(self, seat: _Seat, row: NDArray[np.float32]) -> int:
+        """Move samples from the backlog into `row`: up to a chunk, and not across a cut."""
+        limit = seat.cuts[0] if seat.cuts else seat.fed
+        wanted = min(len(row), limit - seat.planned)
+        if wanted < len(row) and not seat.cuts and seat.flush_ms == NO_FLUSH:
+            wanted = 0  # here for a flush still unanswered: wait for a full chunk
+        taken = 0
+        while taken < wanted:
+            piece = seat.pieces.popleft()
+            count = min(len(piece), wanted - taken)
+            if count < len(piece):
+                seat.pieces.appendleft(piece[count:])
+            scale = 1 / 32768 if piece.dtype == np.int16 else 1.0
+            np.multiply(piece[:count], np.float32(scale), out=row[taken : taken + count])
+            taken += count
+        seat.planned += taken
+        if seat.cuts and seat.planned >= seat.cuts[0]:
+            seat.cuts.popleft()
+        return taken
+
+    def deliver(self, plan: Plan, results: Sequence[Hypothesis | None]) -> list[tuple[str, int, Hypothesis]]:
+        """Results to those who still sit where they sat: (session, generation, hypothesis).
+
+        Plans come back in the order they were made. Raises ValueError otherwise, or if results do not match the slots.
+        """
+        if not self._out or plan is not self._out[0][0] or len(results) != self._spec.slots:
+            raise ValueError("not the oldest plan that is out, or not one result for each slot")
+        _, rows = self._out.popleft()
+        delivered: list[tuple[str, int, Hypothesis]] = []
+        for seat, count, result in zip(rows, plan.batch.samples, results, strict=True):
+            if seat is None or self._seats.get(seat.owner.session) is not seat:
+                continue
+            seat.out -= 1
+            seat.stepped += int(count)
+            if result is None:
+                continue
+            if result.flushed_ms is not None and result.flushed_ms >= seat.awaited_ms:
+                seat.awaited_ms = NO_FLUSH
+            delivered.append((seat.owner.session, seat.owner.generation, result))
+        return delivered
+
+    def integrity(self) -> None:
+        """Raises RuntimeError if the books do not balance; cheap enough to call whenever idle."""
+        taken = sorted([*self._empty, *(seat.slot for seat in self._seats.values())])
+        if taken != list(range(self._spec.slots)):
+            raise RuntimeError(f"slots {taken} for {self._spec.slots} rows")
+        for session, seat in self._seats.items():
+            held = sum(len(piece) for piece in seat.pieces)
+            if not seat.stepped <= seat.planned <= seat.fed or held != seat.fed - seat.planned:
+                raise RuntimeError(f"{session}: {seat.stepped=} {seat.planned=} {seat.fed=} {held=}")
+            if any(not seat.planned < cut <= seat.fed for cut in seat.cuts):
+                raise RuntimeError(f"{session}: cuts {list(seat.cuts)} outside {seat.planned}..{seat.fed}")

@@ -1,0 +1,132 @@
+"""The open audio of one slot: what was heard since the last cut, the words that stand, and the present guess.
+
+Positions are samples of the slot's audio, counted from its reset; `Window` turns them into ms of audio time.
+
+    start            cut: everything before is final and gone
+      |-- prefix words (settled) --|-- tail words (may change) --|
+      |------------- audio --------------------------------------|
+                                       decoded_to        heard (VAD)   end
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.recognizer import NO_FLUSH, SlotOptions
+from workers.words import MIN_WORD_MS, Word
+
+SAMPLES_PER_MS = 16
+
+
+@dataclass
+class Window:
+    """One slot's open audio. `origin_ms` is the audio time of position 0."""
+
+    origin_ms: int = 0
+    options: SlotOptions = SlotOptions()
+    start: int = 0
+    heard: int = 0  # how far the VAD has listened
+    decoded_to: int = 0  # how far the newest hypothesis has listened
+    onset: int = 0  # where the newest stretch of speech began
+    last_speech: int = 0  # end of the last hop with speech; 0: none since the last flush
+    speaking: bool = False
+    flush_ms: int = NO_FLUSH
+    speech: list[tuple[int, int]] = field(default_factory=list)  # (begin, end) of what the VAD took for speech
+    prefix: list[Word] = field(default_factory=list)
+    prefix_tokens: list[int] = field(default_factory=list)
+    tail: list[Word] = field(default_factory=list)
+    tail_tokens: list[int] = field(default_factory=list)
+    end_of_turn: float = 0.0
+    _audio: NDArray[np.float32] = field(default_factory=lambda: np.zeros(16_000, np.float32))
+    _length: int = 0
+
+    @property
+    def end(self) -> int:
+        """Position just past the last sample given."""
+        return self.start + self._length
+
+    def ms(self, position: int) -> int:
+        """Audio time of a position."""
+        return self.origin_ms + position // SAMPLES_PER_MS
+
+    def position(self, at_ms: int) -> int:
+        """Position of an audio time."""
+        return max(0, at_ms - self.origin_ms) * SAMPLES_PER_MS
+
+    def append(self, samples: NDArray[np.float32]) -> None:
+        """Audio that follows what is there; grows the buffer by doubling."""
+        needed = self._length + len(samples)
+        if needed > len(self._audio):
+            grown = np.zeros(max(needed, 2 * len(self._audio)), np.float32)
+            grown[: self._length] = self._audio[: self._length]
+            self._audio = grown
+        self._audio[self._length : needed] = samples
+        self._length = needed
+
+    def audio(self, begin: int, end: int) -> NDArray[np.float32]:
+        """A view of the samples from `begin` to `end`; valid until the next `append` or `cut`."""
+        return self._audio[begin - self.start : end - self.start]
+
+    def cut(self, position: int) -> None:
+        """Forget the audio before `position`."""
+        position = min(max(position, self.start), self.end)
+        kept = self.end - position
+        self._audio[:kept] = self._audio[self._length - kept : self._length].copy()
+        self.start, self._length = position, kept
+        self.speech = [span for span in self.speech if span[1] > position]
+
+    def hear(self, hop: int, voiced: bool) -> None:
+        """The next `hop` samples hold speech, or do not."""
+        if voiced and self.speech and self.speech[-1][1] == self.heard:
+            self.speech[-1] = (self.speech[-1][0], self.heard + hop)
+        elif voiced:
+            self.speech.append((self.heard, self.heard + hop))
+        self.heard += hop
+
+    def timed(self, words: Sequence[Word]) -> list[Word]:
+        """The same words, their times mended by what the VAD heard.
+
+        Cross-attention gives a pause to the word after it. So a word whose stretch holds a silence begins where speech
+        sets in again, and the last word before a silence lasts as long as the speech does.
+        """
+        spans = [(self.ms(begin), self.ms(end)) for begin, end in self.speech]
+        mended: list[Word] = []
+        for number, word in enumerate(words):
+            start, end = word.start_ms, word.end_ms
+            within = [span for span in spans if span[0] < end and span[1] > start]
+            if within and start < within[-1][0] <= end - MIN_WORD_MS:
+                start = within[-1][0]
+            follows = words[number + 1].start_ms if number + 1 < len(words) else self.ms(self.heard)
+            silent = next((until for begin, until in spans if begin <= start < until), end)
+            if end < silent <= follows:
+                end = silent
+            mended.append(replace(word, start_ms=start, end_ms=end))
+        return mended
+
+    def settle(self, count: int) -> tuple[Word, ...]:
+        """The first `count` words of the tail stand from now on. Returns them."""
+        settled = self.tail[:count]
+        tokens = sum(word.tokens for word in settled)
+        self.prefix += settled
+        self.prefix_tokens += self.tail_tokens[:tokens]
+        del self.tail[:count], self.tail_tokens[:tokens]
+        return tuple(settled)
+
+    def forget_words(self, count: int) -> None:
+        """The first `count` settled words lie before the cut: they are no longer part of the prefix."""
+        tokens = sum(word.tokens for word in self.prefix[:count])
+        del self.prefix[:count], self.prefix_tokens[:tokens]
+
+    def finish(self, at_ms: int) -> None:
+        """A flush was answered: the next turn's window begins at `at_ms`, with the words that settled after it."""
+        self.forget_words(sum(word.start_ms < at_ms for word in self.prefix))
+        self.cut(self.position(at_ms))
+        self.tail.clear()
+        self.tail_tokens.clear()
+        self.flush_ms, self.end_of_turn = NO_FLUSH, 0.0
+        self.decoded_to = self.start
+        self.onset = max(self.onset, self.start)
+        if self.last_speech <= self.start:
+            self.last_speech = 0
