@@ -16,14 +16,15 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.torch import load_file
-from torch import Tensor
 
 from workers import convert_moonshine, onnx_format, ort_format, wheels
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # of a checkpoint in several files
@@ -198,9 +199,10 @@ def remove(name: str) -> int:
     return freed
 
 
-def load(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def load(folder: Path) -> "tuple[dict[str, Any], dict[str, Tensor]]":
     """A folder's configuration and state dict, on the CPU. Raises `CheckpointError`."""
     _checked(folder)
+    read = importlib.import_module("safetensors.torch").load_file  # here: torch takes seconds to load, listing must not
     names = [WEIGHTS]
     if not (folder / WEIGHTS).is_file():
         names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
@@ -208,7 +210,7 @@ def load(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     for name in names:
         if Path(name).name != name:
             raise CheckpointError(f"{folder / INDEX} names {name}, which lies outside its folder")
-        state |= load_file(folder / name)
+        state |= read(folder / name)
     return json.loads((folder / "config.json").read_text()), state
 
 

@@ -100,7 +100,8 @@ def _decode(model: Moonshine, tasks: Sequence[Task], states: Tensor, count: Tens
         if not left:
             return [row.transcript() for row in rows]
         if 2 * len(left) <= len(running):  # most rows are done: carry on with the others only
-            cache, cross = _chosen(cache, cross, left)
+            chosen = torch.tensor(left)
+            cache, cross = Cache(cache.entries[:, chosen]), cross.rows(chosen)
             running, left = [running[at] for at in left], list(range(len(left)))
         _advance(model, [rows[row] for row in running], cache, cross, count[running])
 
@@ -157,10 +158,3 @@ def _choose(model: Moonshine, hidden: Tensor) -> list[tuple[int, float]]:
     best, tokens = scores.max(dim=-1)
     probabilities = (best - scores.logsumexp(dim=-1)).exp()
     return list(zip(tokens.tolist(), probabilities.tolist(), strict=True))
-
-
-def _chosen(cache: Cache, cross: Cross, rows: Sequence[int]) -> tuple[Cache, Cross]:
-    index = torch.tensor(rows)
-    bias = None if cross.bias is None else cross.bias[index]
-    keys, values = [key[index] for key in cross.keys], [value[index] for value in cross.values]
-    return Cache(cache.entries[:, index]), Cross(keys, values, bias)

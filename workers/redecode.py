@@ -33,6 +33,9 @@ FRAME_MS = SAMPLES_PER_FRAME / SAMPLES_PER_MS
 #: Speech ends below the threshold less this (Silero's own hysteresis).
 HYSTERESIS = 0.15
 
+#: An end-of-turn belief below this comes from words without a full stop (`end_of_turn`).
+OPEN_SENTENCE = 0.15
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -45,6 +48,7 @@ class Rules:
     keep_ms: int = 4_000  # ... that leaves at least this much
     limit_ms: int = 20_000  # nothing settled by then: what is there must stand
     guard_ms: int = 240  # a word that ends this close to the newest audio may be half heard
+    breath_ms: int = 400  # a shorter sound must come out as a closed sentence
     budget_ms: int = 12_000  # audio decoded in one step; the first due slot is always served
 
 
@@ -205,11 +209,21 @@ class Redecoder:
         window.tail_tokens = list(transcript.tokens)
         window.decoded_to = item.end
         window.end_of_turn = end_of_turn(window.tail, transcript.end)
+        if self._is_breath(window):
+            window.tail, window.tail_tokens = [], []
         guard = window.ms(item.end) - (self.rules.guard_ms if item.rank == 2 else 0)
         sure = agreed(before, window.tail)
         while sure and window.tail[sure - 1].end_ms > guard:
             sure -= 1
         return window.settle(sure)
+
+    def _is_breath(self, window: Window) -> bool:
+        """Whether a short sound was taken for a word: the model writes one, but does not even close the sentence.
+
+        Real short answers ("Yes.") are closed. Breaths, clicks and coughs come out as an open "You" or "I".
+        """
+        voiced_ms = sum(end - begin for begin, end in window.speech) // SAMPLES_PER_MS
+        return not window.prefix and voiced_ms < self.rules.breath_ms and window.end_of_turn < OPEN_SENTENCE
 
     # ------------------------------------------------------------------------------------------------- reporting
 

@@ -27,8 +27,8 @@ class WorkerSettings(ServiceSettings):
         "moonshine-tiny-en", description="Weights: an embedded model's name, a local folder, or a Hub id."
     )
     vad: str = Field("silero-vad", description="Voice activity weights: an embedded model's name or a local folder.")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Number format of the large products; auto takes bfloat16 where the processor has it."
+    precision: Literal["auto", "float32", "int8"] = Field(
+        "auto", description="Numbers of the large products; auto takes int8 where the processor multiplies it fast."
     )
     threads: int = Field(0, ge=0, description="Threads of the model on a CPU; 0 takes one per core.")
     partial_ms: int = Field(480, ge=100, le=5000, description="Audio between two partials of a turn, in ms.")

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workers import int8
 from workers.models.moonshine import Moonshine, MoonshineConfig, fused
 from workers.recognizer import Spec
 from workers.redecode import Redecoder, Rules
@@ -29,10 +30,13 @@ def build(
 ) -> Redecoder:
     """A recognizer from a Moonshine checkpoint (`config.json`, state dict, vocabulary) and Silero's state dict.
 
+    `precision`: float32, int8, or auto, which takes int8 where the processor has 8-bit dot products.
     Raises ValueError, KeyError or RuntimeError for a checkpoint of another architecture.
     """
     torch.manual_seed(0)
     model = Moonshine(MoonshineConfig.from_dict(config))
     model.load_state_dict(fused(weights))
+    if precision == "int8" or (precision == "auto" and int8.supported()):
+        model.quantise()
     spec = Spec(name, licence, slots, CHUNK_SAMPLES, hop_ms=HOP // 16)
     return Redecoder(spec, model.eval(), SileroVAD(vad_weights), pieces, Rules(partial_ms=partial_ms))

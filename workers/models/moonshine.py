@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from workers.int8 import Int8Linear
+
 # (kernel, stride) of the three convolutions over time
 CONVOLUTIONS = ((127, 64), (7, 3), (3, 2))
 SAMPLES_PER_FRAME = 384
@@ -260,10 +262,22 @@ class Moonshine(nn.Module):
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
+        self._output: Int8Linear | None = None  # the embedding in 8 bits, once quantised
         self._turns = rotations(config, 1024)
         self._alignment: dict[int, list[int]] = {}  # heads by layer
         for layer, head in config.alignment_heads:
             self._alignment.setdefault(layer, []).append(head)
+
+    def quantise(self) -> None:
+        """Replace the large products of a loaded model by 8-bit ones (`workers/int8.py`), except the convolutions,
+        whose published weights are not in 8 bits. For inference on a CPU only.
+        """
+        stacked = {"qkv": 3, "cross_kv": 2 * self.config.decoder_num_hidden_layers}
+        for module in list(self.modules()):
+            for name, child in list(module.named_children()):
+                if isinstance(child, nn.Linear) and not name.startswith("conv"):
+                    setattr(module, name, Int8Linear(child.weight.detach(), child.bias, stacked.get(name, 1)))
+        self._output = Int8Linear(self.decoder.embed_tokens.weight.detach(), None)
 
     def frames(self, samples: int) -> int:
         """Encoder frames that so many samples give; 0 below `MIN_SAMPLES`."""
@@ -369,6 +383,8 @@ class Moonshine(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the next token, `[..., D] -> [..., V]`: the embedding again. As dear as all layers together."""
+        if self._output is not None:
+            return self._output(hidden)  # type: ignore[no-any-return]
         return F.linear(hidden, self.decoder.embed_tokens.weight)
 
     def _places(self, positions: Tensor, longest: int, room: int, dtype: torch.dtype) -> Places:

@@ -1,0 +1,17 @@
+"""The pools: processes that take sessions, listen, and tell turns.
+
+entry        one worker process, from settings to the end; the only file that knows the pools
+settings     what its operator can set
+pool         leases: take, take over, renew, settle, give back
+engine       the step loop: read, plan, step, decide, publish
+seat         one leased session: where it is in the audio, what was told
+slots        who sits where, what chunk is next, whose result came back
+turns        endpointing: observations and hypotheses -> turns            (endpointing: its rules)
+words        tokens -> words with times and confidence
+recognizer   the contract between engine and models
+redecode     strategy: decode the open turn again, with a draft           (window, drafting: its parts)
+vad          speech probability per hop
+checkpoints  a model reference -> a local folder                          (wheels, convert_*, *_format: its sources)
+models/      one architecture per file
+english/     what the english pool serves
+"""

@@ -1,0 +1,1 @@
+"""Architectures, one per file, each nothing but `nn.Module`s: `moonshine`."""
