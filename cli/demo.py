@@ -27,7 +27,7 @@ SAMPLE_MODEL = "moonshine-tiny-en"
 FIRST_CLIENT = """\
 import wave, assemblyai.streaming.v3 as v3
 client = v3.StreamingClient(v3.StreamingClientOptions(api_key="self-hosted", api_host="ws://localhost:8080"))
-client.on(v3.StreamingEvents.Turn, lambda client, turn: print(turn.transcript))
+client.on(v3.StreamingEvents.Turn, lambda client, turn: turn.end_of_turn and print(turn.transcript))
 client.connect(v3.StreamingParameters(sample_rate=16000, format_turns=True))
 client.stream(iter(lambda wav=wave.open("talk.wav"): wav.readframes(1600), b""))
 client.disconnect(terminate=True)"""

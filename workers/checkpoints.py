@@ -202,7 +202,8 @@ def remove(name: str) -> int:
 def load(folder: Path) -> "tuple[dict[str, Any], dict[str, Tensor]]":
     """A folder's configuration and state dict, on the CPU. Raises `CheckpointError`."""
     _checked(folder)
-    read = importlib.import_module("safetensors.torch").load_file  # here: torch takes seconds to load, listing must not
+    # Not at the top: it brings torch, which takes seconds, and the desk only lists and fetches.
+    read = importlib.import_module("safetensors.torch").load_file
     names = [WEIGHTS]
     if not (folder / WEIGHTS).is_file():
         names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))

@@ -59,7 +59,7 @@ def _load(pool: str, settings: WorkerSettings) -> "Recognizer":
 
     from workers import checkpoints  # noqa: PLC0415
 
-    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+    torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // 2))
     package = importlib.import_module(f"workers.{pool}.recognizer")
     try:
         folder = checkpoints.locate(settings.model)

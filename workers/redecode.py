@@ -49,7 +49,7 @@ class Rules:
     limit_ms: int = 20_000  # nothing settled by then: what is there must stand
     guard_ms: int = 240  # a word that ends this close to the newest audio may be half heard
     breath_ms: int = 400  # a shorter sound must come out as a closed sentence
-    budget_ms: int = 12_000  # audio decoded in one step; the first due slot is always served
+    budget_ms: int = 8_000  # audio decoded in one step; the first due slot is always served
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,12 @@ class Redecoder:
     """A `Recognizer` around Moonshine and Silero VAD."""
 
     def __init__(
-        self, spec: Spec, model: Moonshine, vad: SileroVAD, pieces: Sequence[bytes], rules: Rules | None = None
+        self,
+        spec: Spec,
+        model: Moonshine,
+        vad: SileroVAD,
+        pieces: Sequence[bytes],
+        rules: Rules | None = None,
     ) -> None:
         self.spec = spec
         self.rules = rules or Rules()
@@ -80,7 +85,9 @@ class Redecoder:
         for rows in (1, 2):
             transcribe(self._model, [Task(silence, cap=4)] * rows)
         self._vad.step(
-            self._vad.state(self.spec.slots), torch.zeros(self.spec.slots, HOP), torch.ones(self.spec.slots) > 0
+            self._vad.state(self.spec.slots),
+            torch.zeros(self.spec.slots, HOP),
+            torch.ones(self.spec.slots) > 0,
         )
 
     def step(self, batch: Batch) -> list[Hypothesis | None]:
@@ -89,7 +96,9 @@ class Redecoder:
         observations = self._listen()
         decoded, failed = self._decode(self._in_line())
         return [
-            Hypothesis(failed=True) if slot in failed else self._report(slot, observations[slot], decoded.get(slot))
+            Hypothesis(failed=True)
+            if slot in failed
+            else self._report(slot, observations[slot], decoded.get(slot))
             for slot in range(self.spec.slots)
         ]
 
@@ -110,16 +119,22 @@ class Redecoder:
     def _listen(self) -> list[list[Observation]]:
         """Speech probability of every hop that is complete, one batched VAD step per round."""
         heard: list[list[Observation]] = [[] for _ in self._windows]
-        while ready := [slot for slot, window in enumerate(self._windows) if window.end - window.heard >= HOP]:
+        while ready := [
+            slot for slot, window in enumerate(self._windows) if window.end - window.heard >= HOP
+        ]:
             hops, active = np.zeros((self.spec.slots, HOP), np.float32), np.zeros(self.spec.slots, bool)
             for slot in ready:
                 window = self._windows[slot]
                 hops[slot], active[slot] = window.audio(window.heard, window.heard + HOP), True
             with torch.inference_mode():
-                speech = self._vad.step(self._vad_state, torch.from_numpy(hops), torch.from_numpy(active)).tolist()
+                speech = self._vad.step(
+                    self._vad_state, torch.from_numpy(hops), torch.from_numpy(active)
+                ).tolist()
             for slot in ready:
                 self._hear(self._windows[slot], speech[slot])
-                heard[slot].append(Observation(self._windows[slot].ms(self._windows[slot].heard), speech[slot]))
+                heard[slot].append(
+                    Observation(self._windows[slot].ms(self._windows[slot].heard), speech[slot])
+                )
         return heard
 
     def _hear(self, window: Window, speech: float) -> None:
@@ -133,7 +148,9 @@ class Redecoder:
             window.speaking, window.last_speech = True, window.heard
         elif window.heard - window.last_speech >= self.rules.pause_ms * SAMPLES_PER_MS:
             window.speaking = False
-        idle = not (window.speaking or window.prefix or window.tail) and window.last_speech <= window.decoded_to
+        idle = (
+            not (window.speaking or window.prefix or window.tail) and window.last_speech <= window.decoded_to
+        )
         lead = self.rules.lead_ms * SAMPLES_PER_MS
         if idle and window.heard - window.start > 2 * lead and window.flush_ms == NO_FLUSH:
             window.cut(window.heard - lead)
@@ -143,7 +160,9 @@ class Redecoder:
 
     def _in_line(self) -> list[_Due]:
         """Due slots, most urgent first, as many as the budget covers."""
-        due = [item for slot, window in enumerate(self._windows) if (item := self._due(slot, window)) is not None]
+        due = [
+            item for slot, window in enumerate(self._windows) if (item := self._due(slot, window)) is not None
+        ]
         due.sort(key=lambda item: (item.rank, -item.waiting))
         budget, line = self.rules.budget_ms * SAMPLES_PER_MS, []
         for item in due:

@@ -26,20 +26,32 @@ class WorkerSettings(ServiceSettings):
     model: str = Field(
         "moonshine-tiny-en", description="Weights: an embedded model's name, a local folder, or a Hub id."
     )
-    vad: str = Field("silero-vad", description="Voice activity weights: an embedded model's name or a local folder.")
-    precision: Literal["auto", "float32", "int8"] = Field(
-        "auto", description="Numbers of the large products; auto takes int8 where the processor multiplies it fast."
+    vad: str = Field(
+        "silero-vad", description="Voice activity weights: an embedded model's name or a local folder."
     )
-    threads: int = Field(0, ge=0, description="Threads of the model on a CPU; 0 takes one per core.")
+    precision: Literal["auto", "float32", "int8"] = Field(
+        "auto",
+        description="Numbers of the large products; auto takes int8 where the processor multiplies it fast.",
+    )
+    threads: int = Field(
+        0,
+        ge=0,
+        description="Threads of the model on a CPU; 0 takes half the cores and leaves the rest to the other services.",
+    )
     partial_ms: int = Field(480, ge=100, le=5000, description="Audio between two partials of a turn, in ms.")
     step_ms: int = Field(
-        40, ge=5, le=500, description="Time between two steps of the model, in ms; a step in a hurry does not wait."
+        40,
+        ge=5,
+        le=500,
+        description="Time between two steps of the model, in ms; a step in a hurry does not wait.",
     )
     lease_s: float = Field(
         3.0, ge=0.5, le=60, description="A worker silent for so many seconds loses its sessions to another."
     )
     max_takes: int = Field(
-        5, ge=1, description="A session taken more often than this is ended instead of killing one more worker."
+        5,
+        ge=1,
+        description="A session taken more often than this is ended instead of killing one more worker.",
     )
     report_s: float = Field(2.0, gt=0, le=30, description="Seconds between two load reports.")
     drain_grace_s: float = Field(

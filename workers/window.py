@@ -75,6 +75,7 @@ class Window:
         kept = self.end - position
         self._audio[:kept] = self._audio[self._length - kept : self._length].copy()
         self.start, self._length = position, kept
+        self.heard = max(self.heard, position)  # a forced cut need not fall on the border of a hop
         self.speech = [span for span in self.speech if span[1] > position]
 
     def hear(self, hop: int, voiced: bool) -> None:

@@ -307,7 +307,7 @@ def test_integrity_notices_false_books(spoil):
 
 
 class SlotsMachine(RuleBasedStateMachine):
-    """Sessions come and go, audio in odd pieces, plans two deep; samples must come out once, in order, to their owner."""
+    """Sessions come and go, audio in odd pieces, plans two deep; samples come out once and in order."""
 
     def __init__(self):
         super().__init__()

@@ -1,0 +1,760 @@
+"""The step loop over a real Redis, with a recognizer whose "speech" is written into the samples.
+
+`ScriptedRecognizer` keeps the contract of `workers/recognizer.py` without a model: a stretch of samples of the value
+`code * 256` is the word `w{code}`, zeros are silence. So what must be told about any audio is known exactly.
+"""
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+
+from wire.entries import AudioFrame, Control, Event, Offer, Order, SessionEvent
+from wire.errors import INTERNAL_ERROR, BusUnavailable
+from wire.keys import STATE_GENERATION, WORKERS_GROUP, Keys
+from wire.params import SessionParams
+from wire.streams import Bus
+from workers.engine import Engine
+from workers.pool import Pool
+from workers.recognizer import NO_FLUSH, Batch, Hypothesis, Observation, SlotOptions, Spec
+from workers.settings import WorkerSettings
+from workers.words import Word
+
+HOP = 512
+HOP_MS = 32
+PARAMS = SessionParams().model_dump()
+POOL = "english"
+NODE = "node-1"
+
+
+# --------------------------------------------------------------------------------------------------------------
+# the recognizer
+
+
+@dataclass
+class Row:
+    """One slot: the code of every hop since the last flush, and what of it was told."""
+
+    origin_ms: int = 0
+    samples: list[int] = field(default_factory=list)  # not yet a hop
+    hops: list[tuple[int, int, int]] = field(default_factory=list)  # (start, end, code)
+    heard_ms: int = 0
+    settled_ms: int = 0  # words that start before are told
+    told_ms: int = 0  # what the words have heard: one hop past the last of them
+    flush_ms: int = NO_FLUSH
+    failed: bool = False
+
+    def words(self) -> list[Word]:
+        """Runs of one code, silence left out."""
+        runs: list[tuple[int, int, int]] = []
+        for start, end, code in self.hops:
+            if runs and runs[-1][2] == code and runs[-1][1] == start:
+                runs[-1] = (runs[-1][0], end, code)
+            else:
+                runs.append((start, end, code))
+        return [Word(f"w{code}.", start, end, 0.9) for start, end, code in runs if code]
+
+
+class ScriptedRecognizer:
+    """A word settles as soon as another hop follows it. `fails`: a slot that hears this code fails alone; `crashes`:
+    the whole step raises; `gate`: steps wait until it is set.
+    """
+
+    def __init__(self, slots: int = 4, fails: int = -1, crashes: int = -1) -> None:
+        self.spec = Spec("scripted", "none", slots, chunk_samples=2 * HOP, hop_ms=HOP_MS)
+        self.fails, self.crashes = fails, crashes
+        self.gate = threading.Event()
+        self.gate.set()
+        self.options: list[SlotOptions] = []
+        self._rows = [Row() for _ in range(slots)]
+
+    def warm_up(self) -> None:
+        pass
+
+    def step(self, batch: Batch) -> list[Hypothesis | None]:
+        assert self.gate.wait(20)
+        self.options += batch.options.values()
+        return [self._row(slot, batch) for slot in range(self.spec.slots)]
+
+    def _row(self, slot: int, batch: Batch) -> Hypothesis | None:
+        if batch.reset[slot]:
+            origin_ms = int(batch.origin_ms[slot])
+            self._rows[slot] = Row(origin_ms, heard_ms=origin_ms, settled_ms=origin_ms, told_ms=origin_ms)
+        row, count = self._rows[slot], int(batch.samples[slot])
+        row.samples += np.round(batch.audio[slot, :count] * 32768).astype(int).tolist()
+        if batch.flush_ms[slot] != NO_FLUSH:
+            row.flush_ms = int(batch.flush_ms[slot])
+        if not count and row.flush_ms == NO_FLUSH:
+            return None
+        observations = []
+        while len(row.samples) >= HOP:
+            observations.append(self._hear(row))
+        return Hypothesis(failed=True) if row.failed else self._tell(row, observations)
+
+    def _hear(self, row: Row) -> Observation:
+        hop, row.samples = row.samples[:HOP], row.samples[HOP:]
+        code = max(hop) // 256
+        if code == self.crashes:
+            raise RuntimeError("the model is broken")
+        row.failed |= code == self.fails
+        start, row.heard_ms = row.heard_ms, row.heard_ms + HOP_MS
+        if code or (row.hops and row.hops[-1][2]):
+            row.told_ms = row.heard_ms
+        row.hops.append((start, row.heard_ms, code))
+        return Observation(row.heard_ms, 0.9 if code else 0.01)
+
+    def _tell(self, row: Row, observations: list[Observation]) -> Hypothesis:
+        words = [word for word in row.words() if word.start_ms >= row.settled_ms]
+        sure = [word for word in words if word.end_ms < row.heard_ms]
+        flushed = None
+        if row.flush_ms != NO_FLUSH:
+            flushed, row.flush_ms = row.flush_ms, NO_FLUSH
+            sure = [word for word in words if word.start_ms < flushed]
+            row.hops = [(max(start, flushed), end, code) for start, end, code in row.hops if end > flushed]
+        tail = tuple(word for word in words if word not in sure)
+        if sure:
+            row.settled_ms = sure[-1].end_ms if flushed is None else max(sure[-1].start_ms + 1, flushed)
+        return Hypothesis(tuple(observations), tuple(sure), tail, 0.9, flushed, row.told_ms)
+
+
+# --------------------------------------------------------------------------------------------------------------
+# ingress and workers
+
+
+def speech(code: int, ms: int) -> bytes:
+    return np.full(16 * ms, 256 * code, "<i2").tobytes()
+
+
+def pause(ms: int) -> bytes:
+    return speech(0, ms)
+
+
+class Desk:
+    """The ingress side: offers sessions, appends their audio, keeps what it is told in the order it came."""
+
+    def __init__(self, bus: Bus, wait_until: Callable[..., Any]) -> None:
+        self.bus = bus
+        self.told: dict[str, list[SessionEvent]] = {}
+        self._positions: dict[str, int] = {}
+        self._wait_until = wait_until
+
+    async def listen(self) -> None:
+        async for events in self.bus.inbox(NODE, block_ms=100):
+            for event in events:
+                self.told.setdefault(event.session, []).append(event)
+
+    async def open(self, *sessions: str, params: dict[str, Any] | None = None) -> None:
+        for session in sessions:
+            await self.bus.offer(Offer(session, NODE, POOL, PARAMS if params is None else params))
+
+    async def say(self, session: str, *audio: bytes, frame_ms: int = 50) -> None:
+        """Append audio in frames of `frame_ms`."""
+        pcm, size = b"".join(audio), 32 * frame_ms
+        frames = []
+        for at in range(0, len(pcm), size):
+            position = self._positions.get(session, 0)
+            frames.append((session, AudioFrame(position, pcm[at : at + size])))
+            self._positions[session] = frames[-1][1].end
+        await self.bus.append(frames)
+
+    async def order(self, session: str, order: Order, fields: dict[str, Any] | None = None) -> None:
+        await self.bus.append([(session, Control(order, self._positions.get(session, 0), fields))])
+
+    def kinds(self, session: str) -> list[Event]:
+        return [event.event for event in self.told.get(session, [])]
+
+    def turns(self, session: str) -> list[dict[str, Any]]:
+        events = self.told.get(session, [])
+        return [json.loads(event.text) for event in events if event.event is Event.MESSAGE]
+
+    def finals(self, session: str) -> list[tuple[int, str]]:
+        return [
+            (turn["turn_order"], turn["transcript"]) for turn in self.turns(session) if turn["end_of_turn"]
+        ]
+
+    async def until(self, condition: Callable[[], Any]) -> Any:
+        return await self._wait_until(condition)
+
+    async def ended(self, *sessions: str, with_: Event = Event.DONE) -> None:
+        for session in sessions:
+            await self.until(lambda s=session: self.kinds(s)[-1:] == [with_])
+
+
+@dataclass
+class Worker:
+    """One engine on a loop of ours."""
+
+    name: str
+    recognizer: ScriptedRecognizer
+    engine: Engine
+    drain: asyncio.Event
+    task: "asyncio.Task[BaseException | None]"
+
+    async def over(self) -> BaseException | None:
+        """Wait for the end; the error that ended it."""
+        await asyncio.wait([self.task], timeout=10)
+        return self.task.result()
+
+
+@dataclass
+class House:
+    """A desk and workers that share a Redis."""
+
+    desk: Desk
+    hire: Callable[..., Coroutine[Any, Any, Worker]]
+    server: Any
+    keys: Keys
+
+    def owner(self) -> list[str]:
+        """Who holds the pending offers."""
+        pending = self.server.xpending_range(self.keys.offers(POOL), WORKERS_GROUP, "-", "+", 100)
+        return [entry["consumer"].decode() for entry in pending]
+
+    def offers(self) -> int:
+        return int(self.server.xlen(self.keys.offers(POOL)))
+
+
+Scenario = Callable[[House], Coroutine[Any, Any, None]]
+Play = Callable[[Scenario], None]
+
+
+@pytest.fixture
+def play(redis_url: str, keys: Keys, run: Callable[..., Any], wait_until: Any) -> Play:
+    """`play(scenario)`: runs it in a house of its own, and sends everyone home afterwards."""
+
+    async def played(scenario: Scenario) -> None:
+        async with housed(redis_url, keys, wait_until) as house:
+            await scenario(house)
+
+    return lambda scenario: run(played(scenario))
+
+
+@asynccontextmanager
+async def housed(redis_url: str, keys: Keys, wait_until: Any) -> AsyncIterator[House]:
+    buses = [Bus(redis_url, keys)]
+    workers: list[Worker] = []
+    thread = ThreadPoolExecutor(4, thread_name_prefix="model")
+    desk = Desk(buses[0], wait_until)
+
+    async def hire(name: str = "a", recognizer: ScriptedRecognizer | None = None, **options: Any) -> Worker:
+        settings = WorkerSettings(
+            redis_url=redis_url,
+            namespace=keys.namespace,
+            probe_port=0,
+            worker=name,
+            **{"step_ms": 5, "lease_s": 0.5, "report_s": 0.1, "drain_grace_s": 0.0, **options},
+        )
+        recognizer = recognizer or ScriptedRecognizer()
+        bus, drain, joined = Bus(redis_url, keys), asyncio.Event(), asyncio.Event()
+        buses.append(bus)
+        engine = Engine(settings, bus, Pool(bus, POOL, name, settings.lease_s), recognizer, thread)
+        task = group.create_task(outcome(engine.run(drain, joined.set)))
+        workers.append(Worker(name, recognizer, engine, drain, task))
+        await joined.wait()
+        return workers[-1]
+
+    with redis.Redis.from_url(redis_url) as server:
+        try:
+            async with asyncio.TaskGroup() as group:
+                listening = group.create_task(desk.listen())
+                try:
+                    yield House(desk, hire, server, keys)
+                finally:
+                    for worker in workers:
+                        worker.recognizer.gate.set()
+                        worker.task.cancel()
+                    listening.cancel()
+        finally:
+            for bus in buses:
+                await bus.close()
+            thread.shutdown()
+
+
+async def outcome(running: Coroutine[Any, Any, None]) -> BaseException | None:
+    """Run a worker; its crash is its own."""
+    try:
+        await running
+    except Exception as error:  # noqa: BLE001 returned, for the test to look at
+        return error
+    return None
+
+
+# --------------------------------------------------------------------------------------------------------------
+# one session
+
+
+def test_a_session_is_taken_its_audio_becomes_turns_and_its_end_is_told(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        worker = await house.hire()
+        desk = house.desk
+        await desk.open("s")
+        await desk.until(lambda: desk.kinds("s") == [Event.TAKEN])
+        await desk.say("s", speech(1, 320), speech(2, 320), pause(1600), speech(3, 640), pause(100))
+        await desk.until(lambda: desk.finals("s") == [(0, "w1 w2")])
+        await desk.order("s", Order.TERMINATE)
+        await desk.ended("s")
+        assert desk.finals("s") == [(0, "w1 w2"), (1, "w3")]
+        assert desk.kinds("s") == [Event.TAKEN, *[Event.MESSAGE] * len(desk.turns("s")), Event.DONE]
+        assert [event.sequence for event in desk.told["s"]] == list(range(len(desk.told["s"])))
+        assert {event.generation for event in desk.told["s"]} == {1}
+        await desk.until(lambda: house.offers() == 0)  # the lease is settled
+        assert not worker.engine._pool.leases
+
+    play(scenario)
+
+
+def test_partials_come_before_the_final_and_words_have_their_times(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        await house.hire()
+        desk = house.desk
+        await desk.open("s")
+        await desk.say("s", pause(320), speech(1, 640), speech(2, 640))
+        await desk.until(
+            lambda: (
+                [w["text"] for w in desk.turns("s")[-1]["words"]] == ["w1", "w2"]
+                if desk.turns("s")
+                else False
+            )
+        )
+        await desk.say("s", pause(1600))
+        await desk.until(lambda: desk.finals("s"))
+        turns = desk.turns("s")
+        assert not turns[0]["end_of_turn"]
+        assert [(w["text"], w["start"], w["end"], w["word_is_final"]) for w in turns[-1]["words"]] == [
+            ("w1", 320, 960, True),
+            ("w2", 960, 1600, True),
+        ]
+
+    play(scenario)
+
+
+def test_the_end_is_told_even_without_any_audio_and_with_less_than_a_hop(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        await house.hire()
+        desk = house.desk
+        await desk.open("nothing", "little")
+        await desk.say("little", speech(1, 10))
+        await desk.order("nothing", Order.TERMINATE)
+        await desk.order("little", Order.TERMINATE)
+        await desk.ended("nothing", "little")
+        assert desk.turns("nothing") == desk.turns("little") == []
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("after_ms", [333, 640, 1000])
+def test_a_forced_end_cuts_the_turn_exactly_there(play: Play, after_ms: int) -> None:
+    async def scenario(house: House) -> None:
+        await house.hire()
+        desk = house.desk
+        await desk.open("s")
+        await desk.say("s", speech(1, after_ms), frame_ms=37)
+        await desk.order("s", Order.FORCE_ENDPOINT)
+        await desk.say("s", speech(2, 800), pause(64))
+        await desk.order("s", Order.TERMINATE)
+        await desk.ended("s")
+        assert desk.finals("s") == [(0, "w1"), (1, "w2")]
+        first, second = (turn for turn in desk.turns("s") if turn["end_of_turn"])
+        assert first["words"][-1]["start"] < after_ms <= second["words"][0]["start"]
+        # A hop that holds both is heard as the louder one, and begins where the turn was cut.
+        assert second["words"][0]["start"] <= after_ms + HOP_MS
+
+    play(scenario)
+
+
+def test_a_forced_end_in_silence_changes_nothing(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        await house.hire()
+        desk = house.desk
+        await desk.open("s")
+        await desk.say("s", pause(500))
+        await desk.order("s", Order.FORCE_ENDPOINT)
+        await desk.order("s", Order.TERMINATE)
+        await desk.ended("s")
+        assert desk.turns("s") == []
+
+    play(scenario)
+
+
+def test_configure_counts_from_its_place_in_the_audio_and_reaches_the_model(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        worker = await house.hire()
+        desk = house.desk
+        patient = PARAMS | {"min_turn_silence": 2000, "max_turn_silence": 4000}
+        await desk.open("s", params=patient)
+        await desk.say("s", speech(1, 320), pause(1000), speech(2, 320), pause(96))
+        await desk.order("s", Order.CONFIGURE, PARAMS | {"min_turn_silence": 200, "vad_threshold": 0.7})
+        await desk.say("s", pause(500), speech(3, 320), pause(1000))
+        await desk.order("s", Order.TERMINATE)
+        await desk.ended("s")
+        assert desk.finals("s") == [(0, "w1 w2"), (1, "w3")]
+        assert [options.vad_threshold for options in worker.recognizer.options] == [0.4, 0.7]
+
+    play(scenario)
+
+
+def test_an_abandoned_session_is_dropped_without_a_word(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        worker = await house.hire()
+        desk = house.desk
+        await desk.open("s")
+        await desk.say("s", speech(1, 320))
+        await desk.order("s", Order.ABANDON)
+        await desk.until(lambda: not house.owner() and not house.offers())
+        assert Event.DONE not in desk.kinds("s")
+        assert worker.engine._slots.free == worker.recognizer.spec.slots
+
+    play(scenario)
+
+
+def test_audio_may_come_in_any_frames(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        await house.hire()
+        desk = house.desk
+        for frame_ms in (3, 50, 1000):
+            name = f"of {frame_ms} ms"
+            await desk.open(name)
+            await desk.say(name, speech(1, 320), pause(900), speech(2, 320), pause(900), frame_ms=frame_ms)
+            await desk.order(name, Order.TERMINATE)
+        await desk.ended("of 3 ms", "of 50 ms", "of 1000 ms")
+        finals = [desk.finals(name) for name in desk.told]
+        assert finals == [[(0, "w1"), (1, "w2")]] * 3
+
+    play(scenario)
+
+
+# --------------------------------------------------------------------------------------------------------------
+# many sessions; what goes wrong in one
+
+
+def test_every_session_gets_its_own_words_and_a_full_worker_takes_the_next_when_one_ends(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        await house.hire(recognizer=ScriptedRecognizer(slots=2))
+        desk, names = house.desk, [f"s{number}" for number in range(5)]
+        for code, name in enumerate(names, start=1):
+            await desk.open(name)
+            await desk.say(name, speech(code, 320), pause(800), speech(code + 10, 320))
+            await desk.order(name, Order.TERMINATE)
+        await desk.ended(*names)
+        for code, name in enumerate(names, start=1):
+            assert desk.finals(name) == [(0, f"w{code}"), (1, f"w{code + 10}")]
+
+    play(scenario)
+
+
+def test_missing_audio_fails_its_session_alone(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        await house.hire()
+        desk = house.desk
+        await desk.open("whole", "holey")
+        await desk.say("holey", speech(1, 320))
+        await desk.bus.append([("holey", AudioFrame(16 * 400, speech(1, 320)))])
+        await desk.ended("holey", with_=Event.FAILED)
+        assert desk.told["holey"][-1].text == INTERNAL_ERROR
+        await desk.say("whole", speech(2, 320))
+        await desk.order("whole", Order.TERMINATE)
+        await desk.ended("whole")
+        assert desk.finals("whole") == [(0, "w2")]
+        await desk.until(lambda: house.offers() == 0)
+
+    play(scenario)
+
+
+def test_repeated_audio_is_heard_once(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        await house.hire()
+        desk = house.desk
+        await desk.open("s")
+        await desk.say("s", speech(1, 320))
+        await desk.bus.append(
+            [("s", AudioFrame(0, speech(1, 320))), ("s", AudioFrame(16 * 160, speech(1, 320)))]
+        )
+        await desk.bus.append([("s", AudioFrame(16 * 480, speech(2, 320)))])
+        await desk.bus.append([("s", Control(Order.TERMINATE, 16 * 800))])
+        await desk.ended("s")
+        [(_, words)] = [
+            (turn["turn_order"], turn["words"]) for turn in desk.turns("s") if turn["end_of_turn"]
+        ]
+        assert [(word["text"], word["start"], word["end"]) for word in words] == [
+            ("w1", 0, 480),
+            ("w2", 480, 800),
+        ]
+
+    play(scenario)
+
+
+def test_an_unreadable_entry_is_skipped(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        await house.hire()
+        desk = house.desk
+        await desk.open("s")
+        await desk.say("s", speech(1, 320))
+        house.server.xadd(house.keys.audio("s"), {"e": b"\xc1 of another version"})
+        house.server.xadd(house.keys.audio("s"), {"other": b""})
+        await desk.say("s", speech(2, 320))
+        await desk.order("s", Order.TERMINATE)
+        await desk.ended("s")
+        assert desk.finals("s") == [(0, "w1 w2")]
+
+    play(scenario)
+
+
+def test_a_row_that_fails_ends_its_session_and_its_neighbours_go_on(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        worker = await house.hire(recognizer=ScriptedRecognizer(fails=13))
+        desk = house.desk
+        await desk.open("fine", "unlucky")
+        await desk.until(lambda: desk.kinds("fine") == desk.kinds("unlucky") == [Event.TAKEN])
+        await desk.say("fine", speech(1, 320))
+        await desk.say("unlucky", speech(2, 320), speech(13, 320))
+        await desk.ended("unlucky", with_=Event.FAILED)
+        await desk.say("fine", speech(3, 320))
+        await desk.order("fine", Order.TERMINATE)
+        await desk.ended("fine")
+        assert desk.finals("fine") == [(0, "w1 w3")]
+        assert not worker.task.done()
+        await desk.open("next")  # the slot is clean again
+        await desk.say("next", speech(4, 320))
+        await desk.order("next", Order.TERMINATE)
+        await desk.ended("next")
+        assert desk.finals("next") == [(0, "w4")]
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("params", [{}, {**PARAMS, "vad_threshold": "loud"}])
+def test_an_offer_that_makes_no_sense_fails_alone(play: Play, params: dict[str, Any]) -> None:
+    async def scenario(house: House) -> None:
+        worker = await house.hire()
+        desk = house.desk
+        await desk.open("odd", params=params)
+        await desk.open("fine")
+        await desk.ended("odd", with_=Event.FAILED)
+        await desk.until(lambda: desk.kinds("fine") == [Event.TAKEN])
+        assert not worker.task.done()
+
+    play(scenario)
+
+
+def test_a_session_taken_too_often_is_given_up(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        desk = house.desk
+        await desk.open("deadly")
+        house.server.hset(house.keys.state("deadly"), STATE_GENERATION, 3)
+        worker = await house.hire(max_takes=3)
+        await desk.ended("deadly", with_=Event.FAILED)
+        assert desk.kinds("deadly") == [Event.FAILED]
+        await desk.until(lambda: house.offers() == 0)
+        assert worker.engine._slots.free == worker.recognizer.spec.slots
+
+    play(scenario)
+
+
+# --------------------------------------------------------------------------------------------------------------
+# workers come and go
+
+
+async def two_turns(desk: Desk, session: str) -> None:
+    await desk.say(session, speech(1, 320), pause(800), speech(2, 320))
+
+
+def test_a_broken_model_gives_every_session_back_and_the_next_worker_goes_on(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        desk = house.desk
+        first = await house.hire("first", ScriptedRecognizer(crashes=13))
+        await desk.open("s", "t")
+        for session in ("s", "t"):
+            await two_turns(desk, session)
+        await desk.until(lambda: desk.finals("s") == desk.finals("t") == [(0, "w1")])
+        await desk.say("s", speech(13, 320))
+        error = await first.over()
+        assert "the model is broken" in repr(error)
+        assert house.server.xpending(house.keys.offers(POOL), WORKERS_GROUP)["pending"] == 2
+        await house.hire("second")
+        await desk.until(lambda: house.owner() == ["second", "second"])
+        await desk.say("s", pause(64))
+        for session in ("s", "t"):
+            await desk.order(session, Order.TERMINATE)
+        await desk.ended("s", "t")
+        assert desk.finals("s") == [(0, "w1"), (1, "w2 w13")]
+        assert desk.finals("t") == [(0, "w1"), (1, "w2")]
+        finals = [event.generation for event in desk.told["s"] if event.final]
+        assert finals == [1, 2]
+        assert desk.kinds("s").count(Event.TAKEN) == 2
+
+    play(scenario)
+
+
+def test_a_silent_workers_session_is_taken_over(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        desk = house.desk
+        first = await house.hire("first")
+        await desk.open("s")
+        await two_turns(desk, "s")
+        await desk.until(lambda: desk.finals("s"))
+        first.engine._leaving = nothing  # type: ignore[method-assign]  # as if killed
+        first.task.cancel()
+        await house.hire("second")
+        await desk.until(lambda: house.owner() == ["second"])
+        await desk.order("s", Order.TERMINATE)
+        await desk.ended("s")
+        assert desk.finals("s") == [(0, "w1"), (1, "w2")]
+        assert desk.told["s"][-1].generation == 2
+
+    play(scenario)
+
+
+async def nothing() -> None:
+    pass
+
+
+def test_a_worker_that_lost_a_lease_falls_silent(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        desk = house.desk
+        first = await house.hire("first", lease_s=60)
+        await desk.open("s")
+        await two_turns(desk, "s")
+        await desk.until(lambda: desk.finals("s"))
+        first.recognizer.gate.clear()  # stuck in the midst of a step, with words it has not told
+        await desk.say("s", pause(800))
+        [pending] = house.server.xpending_range(house.keys.offers(POOL), WORKERS_GROUP, "-", "+", 1)
+        house.server.xclaim(
+            house.keys.offers(POOL),
+            WORKERS_GROUP,
+            "first",
+            0,
+            [pending["message_id"]],
+            idle=60_000,
+            justid=True,
+        )
+        await house.hire("second")
+        await desk.until(lambda: (1, "w2") in desk.finals("s"))
+        first.recognizer.gate.set()
+        await desk.until(lambda: not first.engine._seats)
+        await desk.order("s", Order.TERMINATE)
+        await desk.ended("s")
+        assert desk.finals("s") == [(0, "w1"), (1, "w2")]
+        generations = [event.generation for event in desk.told["s"]]
+        assert generations == sorted(generations)
+        assert not first.engine._pool.leases
+
+    play(scenario)
+
+
+def test_a_drained_worker_lets_its_sessions_end_and_takes_no_more(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        desk = house.desk
+        worker = await house.hire("first", drain_grace_s=30)
+        await desk.open("s")
+        await desk.until(lambda: desk.kinds("s") == [Event.TAKEN])
+        worker.drain.set()
+        await desk.say("s", speech(1, 320))
+        await desk.order("s", Order.TERMINATE)
+        await desk.ended("s")
+        assert await worker.over() is None
+        await desk.open("late")
+        assert house.owner() == []
+        assert house.server.hlen(house.keys.workers(POOL)) == 0
+
+    play(scenario)
+
+
+def test_a_drain_that_takes_too_long_hands_sessions_over(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        desk = house.desk
+        first = await house.hire("first", lease_s=60, drain_grace_s=0.05)
+        await desk.open("s")
+        await two_turns(desk, "s")
+        await desk.until(lambda: desk.finals("s"))
+        await house.hire("second", lease_s=60)
+        first.drain.set()
+        # Long before the lease is over: it was given back. Nobody looked for it in between.
+        await desk.until(lambda: house.owner() == ["first"] or house.owner() == ["second"])
+        assert await first.over() is None
+        third = await house.hire("third", lease_s=60)
+        await desk.until(lambda: house.owner() in (["second"], ["third"]))
+        await desk.order("s", Order.TERMINATE)
+        await desk.ended("s")
+        assert desk.finals("s") == [(0, "w1"), (1, "w2")]
+        assert not third.task.done()
+
+    play(scenario)
+
+
+def test_the_end_is_told_by_the_next_worker_if_this_one_dies_before_telling_it(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        desk = house.desk
+        first = await house.hire("first")
+        await desk.open("s")
+        await desk.say("s", speech(1, 320))
+        await desk.until(lambda: desk.turns("s"))
+        publish = first.engine._bus.publish
+
+        async def but_done(publications: Any) -> Any:
+            kept = [p for p in publications if p.events[0].event is not Event.DONE]
+            lost = await publish(kept)
+            if len(kept) < len(publications):
+                raise RuntimeError("the process dies here")
+            return lost
+
+        first.engine._bus.publish = but_done  # type: ignore[method-assign]
+        await desk.order("s", Order.TERMINATE)
+        assert "dies here" in repr(await first.over())
+        assert desk.finals("s") == [(0, "w1")]
+        await house.hire("second")
+        await desk.ended("s")
+        assert desk.finals("s") == [(0, "w1")]
+
+    play(scenario)
+
+
+def test_redis_that_answers_again_finds_everything_told_once(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        desk = house.desk
+        worker = await house.hire(lease_s=10)
+        await desk.open("s")
+        await desk.say("s", speech(1, 320), pause(800))
+        await desk.until(lambda: desk.finals("s"))
+        house.server.client_kill_filter(_type="normal", skipme=True)  # every connection breaks
+        await desk.say("s", speech(2, 320)) if await reachable(desk) else None
+        await desk.order("s", Order.TERMINATE)
+        await desk.ended("s")
+        assert desk.finals("s") == [(0, "w1"), (1, "w2")]
+        assert not worker.task.done()
+
+    play(scenario)
+
+
+async def reachable(desk: Desk) -> bool:
+    async def answered() -> bool:
+        try:
+            await desk.bus.ping()
+        except BusUnavailable:
+            return False
+        return True
+
+    await desk.until(answered)
+    return True
+
+
+def test_load_is_reported(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        desk = house.desk
+        await house.hire("a")
+        await desk.open("s")
+
+        async def told() -> bool:
+            load = (await desk.bus.loads(POOL)).get("a")
+            return load is not None and (load.slots, load.free, load.model) == (4, 3, "scripted")
+
+        await desk.until(told)
+
+    play(scenario)
