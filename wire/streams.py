@@ -311,7 +311,9 @@ class Bus:
 
     async def _own(self, op: str, pool: str, worker: str, offer_ids: Sequence[bytes]) -> list[bool]:
         offers = self.keys.offers(pool)
-        results = await self._run_script([((offers,), (op, WORKERS_GROUP, worker, offer)) for offer in offer_ids])
+        results = await self._run_script(
+            [((offers,), (op, WORKERS_GROUP, worker, offer)) for offer in offer_ids]
+        )
         return [result == 1 for result in results]
 
     async def renew(self, pool: str, worker: str, leases: Sequence[Lease]) -> list[Lease]:
@@ -322,7 +324,9 @@ class Bus:
             pipeline.exists(self.keys.state(lease.session))
         pipeline.expire(self.keys.offers(pool), POOL_TTL_S)
         alive = await self._execute(pipeline)
-        return [lease for lease, ours, state in zip(leases, kept, alive, strict=False) if not ours or state == 0]
+        return [
+            lease for lease, ours, state in zip(leases, kept, alive, strict=False) if not ours or state == 0
+        ]
 
     async def settle(self, pool: str, worker: str, leases: Sequence[Lease]) -> None:
         """The sessions are over: their offers disappear (unless another worker holds them by now)."""

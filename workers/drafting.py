@@ -1,12 +1,13 @@
 """Greedy decoding with a draft: the previous hypothesis is verified in one decoder pass, and only what comes after
 the first disagreement is decoded token by token. The result is that of plain greedy decoding, at a fraction of its
-steps (speculative decoding with the past as the draft: Leviathan et al., arXiv 2211.17192, section 2, at temperature 0).
+steps: speculative decoding (Leviathan et al., arXiv 2211.17192, section 2, at temperature 0), the past being the draft.
 
 Rows of one call are independent: each has its own audio, forced prefix, draft and cap.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -113,8 +114,7 @@ def _verify(model: Moonshine, rows: Sequence[_Row], cache: Cache, cross: Cross, 
     width = max(len(tokens) for tokens in given)
     tokens = torch.tensor([line + [0] * (width - len(line)) for line in given])
     positions = torch.arange(width).expand(len(rows), width)
-    hidden, attention = model.decode(tokens, positions, cache, cross, need_attention=True)
-    assert attention is not None
+    hidden, attention = _attend(model, tokens, positions, cache, cross)
     asked = [(at, q) for at, row in enumerate(rows) for q in range(len(row.task.prefix), len(given[at]))]
     where = torch.tensor(asked)
     choices = _choose(model, hidden[where[:, 0], where[:, 1]])
@@ -144,12 +144,18 @@ def _advance(model: Moonshine, rows: Sequence[_Row], cache: Cache, cross: Cross,
     """One token for every row; rows that are done run along, and what they say is dropped."""
     newest = torch.tensor([[row.tokens[-1] if row.tokens else 0] for row in rows])
     positions = torch.tensor([[row.position] for row in rows])
-    hidden, attention = model.decode(newest, positions, cache, cross, need_attention=True)
-    assert attention is not None
+    hidden, attention = _attend(model, newest, positions, cache, cross)
     for at, (row, choice) in enumerate(zip(rows, _choose(model, hidden[:, 0]), strict=True)):
         if not row.done:
             row.attention.append(attention[at, :, : int(count[at])])
             row.take(*choice, model.config.eos_token_id)
+
+
+def _attend(
+    model: Moonshine, tokens: Tensor, positions: Tensor, cache: Cache, cross: Cross
+) -> tuple[Tensor, Tensor]:
+    hidden, attention = model.decode(tokens, positions, cache, cross, need_attention=True)
+    return hidden, cast("Tensor", attention)
 
 
 def _choose(model: Moonshine, hidden: Tensor) -> list[tuple[int, float]]:

@@ -15,6 +15,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from wire import metrics
 from wire.entries import AudioFrame, Control, Event, Lease, Order, Publication, WorkerLoad
@@ -40,7 +41,12 @@ class Engine:
     """One worker's sessions and its recognizer. `run` until drained."""
 
     def __init__(
-        self, settings: WorkerSettings, bus: Bus, pool: Pool, recognizer: Recognizer, thread: ThreadPoolExecutor
+        self,
+        settings: WorkerSettings,
+        bus: Bus,
+        pool: Pool,
+        recognizer: Recognizer,
+        thread: ThreadPoolExecutor,
     ) -> None:
         self._settings = settings
         self._bus = bus
@@ -91,7 +97,7 @@ class Engine:
     async def _draining(self, drain: asyncio.Event) -> None:
         await drain.wait()
         deadline = time.monotonic() + self._settings.drain_grace_s
-        while self._seats and time.monotonic() < deadline:
+        while self._seats and time.monotonic() < deadline:  # noqa: ASYNC110 once in a process's life
             await asyncio.sleep(0.05)
         self._stopping = True
 
@@ -174,7 +180,9 @@ class Engine:
             started, self._hurried = time.monotonic(), False
             await self._read()
             if (plan := self._slots.plan()) is not None:
-                step = asyncio.get_running_loop().run_in_executor(self._thread, self._recognizer.step, plan.batch)
+                step = asyncio.get_running_loop().run_in_executor(
+                    self._thread, self._recognizer.step, plan.batch
+                )
                 await self._publish()  # what reading decided
                 results = await step
                 self._observe(plan, time.monotonic() - started)
@@ -196,7 +204,7 @@ class Engine:
                 metrics.ENTRIES_REFUSED.inc(logged.refused)
                 seat.receive(logged.cursor, logged.entries)
         for seat in list(self._seats.values()):
-            self._guarded(seat, lambda seat=seat: self._feed(seat))
+            self._guarded(seat, partial(self._feed, seat))
 
     def _feed(self, seat: Seat) -> None:
         """Audio goes on to the slot; an order waits until all audio before it has been stepped."""
@@ -235,13 +243,15 @@ class Engine:
         for session, generation, hypothesis in self._slots.deliver(plan, results):
             seat = self._seats.get(session)
             if seat is not None and seat.lease.generation == generation:
-                self._guarded(seat, lambda seat=seat, news=hypothesis: self._hear(seat, news))
+                self._guarded(seat, partial(self._hear, seat, hypothesis))
 
     def _hear(self, seat: Seat, hypothesis: Hypothesis) -> None:
         if hypothesis.failed:
             self._fail(seat)
             return
         self._perform(seat, seat.tracker.advance(hypothesis))
+        if hypothesis.observations and (rest := seat.rest(hypothesis.observations[-1].at_ms)):
+            self._outbox.append(rest)
 
     def _perform(self, seat: Seat, effects: Iterable[Effect]) -> None:
         for effect in effects:
@@ -271,7 +281,7 @@ class Engine:
         token = session_id.set(seat.session)
         try:
             act()
-        except Exception:  # noqa: BLE001 the border between sessions
+        except Exception:
             logger.exception("Session failed")
             self._fail(seat)
         finally:

@@ -1,4 +1,4 @@
-"""A worker process from settings to the end: weights, recognizer, warm-up, engine. The only file that knows the pools."""
+"""A worker process: weights, recognizer, warm-up, engine. The only file that knows the pools."""
 
 import asyncio
 import importlib

@@ -60,4 +60,6 @@ def _by_parts(weight: Tensor, parts: int) -> Tensor:
 
 def _by_rows(weight: Tensor) -> Tensor:
     scales = (weight.abs().amax(1) / 127).clamp_min(1e-12).double()
-    return torch.quantize_per_channel(weight, scales, torch.zeros(len(weight), dtype=torch.long), 0, torch.qint8)
+    return torch.quantize_per_channel(
+        weight, scales, torch.zeros(len(weight), dtype=torch.long), 0, torch.qint8
+    )

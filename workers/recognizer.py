@@ -19,7 +19,7 @@ NO_FLUSH = -1
 
 @dataclass(frozen=True)
 class Spec:
-    """What a recognizer is. `chunk_samples`: the most samples of one slot in one step; `hop_ms`: grain of observations."""
+    """What a recognizer is. `chunk_samples`: most samples of a slot in a step; `hop_ms`: grain of observations."""
 
     model: str
     licence: str

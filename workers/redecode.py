@@ -11,8 +11,8 @@
 
 A flush is answered without decoding when the newest hypothesis has already heard the end of the speech. The window
 is cut at a settled word when speech goes on for long, so that a decode never costs more than a window. Everything is
-ruled by audio time: how fast audio arrives and how it is cut into chunks changes no word, as long as the budget suffices.
-When it does not, partials wait, and finals go first.
+ruled by audio time: how fast audio arrives and how it is cut into chunks changes no word, as long as the budget
+suffices. When it does not, partials wait, and finals go first.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ import torch
 
 from workers.drafting import Task, Transcript, transcribe
 from workers.models.moonshine import MIN_SAMPLES, SAMPLES_PER_FRAME, Moonshine
-from workers.recognizer import NO_FLUSH, Batch, Hypothesis, Observation, SlotOptions, Spec
+from workers.recognizer import NO_FLUSH, Batch, Hypothesis, Observation, Spec
 from workers.vad import HOP, SileroVAD
 from workers.window import SAMPLES_PER_MS, Window
 from workers.words import Word, agreed, align, spell, token_cap
@@ -107,13 +107,13 @@ class Redecoder:
     def _accept(self, batch: Batch) -> None:
         if batch.reset.any():
             self._vad.reset(self._vad_state, torch.from_numpy(batch.reset))
-            for slot in np.flatnonzero(batch.reset):
+            for slot in np.flatnonzero(batch.reset).tolist():
                 self._windows[slot] = Window(origin_ms=int(batch.origin_ms[slot]))
         for slot, options in batch.options.items():
             self._windows[slot].options = options
-        for slot in np.flatnonzero(batch.samples):
+        for slot in np.flatnonzero(batch.samples).tolist():
             self._windows[slot].append(batch.audio[slot, : batch.samples[slot]])
-        for slot in np.flatnonzero(batch.flush_ms != NO_FLUSH):
+        for slot in np.flatnonzero(batch.flush_ms != NO_FLUSH).tolist():
             self._windows[slot].flush_ms = int(batch.flush_ms[slot])
 
     def _listen(self) -> list[list[Observation]]:
@@ -164,7 +164,8 @@ class Redecoder:
             item for slot, window in enumerate(self._windows) if (item := self._due(slot, window)) is not None
         ]
         due.sort(key=lambda item: (item.rank, -item.waiting))
-        budget, line = self.rules.budget_ms * SAMPLES_PER_MS, []
+        budget = self.rules.budget_ms * SAMPLES_PER_MS
+        line: list[_Due] = []
         for item in due:
             budget -= item.end - self._windows[item.slot].start
             if line and budget < 0:
@@ -191,7 +192,7 @@ class Redecoder:
     # -------------------------------------------------------------------------------------------------- decoding
 
     def _decode(self, line: Sequence[_Due]) -> tuple[dict[int, tuple[Word, ...]], set[int]]:
-        """Decode the slots in line. Returns the words that settled by agreement, per slot, and the slots that failed."""
+        """Decode the slots in line. Returns the words that settled, per slot, and the slots that failed."""
         tasks = [self._task(self._windows[item.slot], item.end) for item in line]
         try:
             transcripts: list[Transcript | None] = [*transcribe(self._model, tasks)] if tasks else []
@@ -272,7 +273,7 @@ class Redecoder:
         return window.flush_ms
 
     def _shorten(self, window: Window) -> tuple[Word, ...]:
-        """Cut a long window after a settled word, in the widest gap that leaves enough. Returns words settled by force."""
+        """Cut a long window behind a settled word, in the widest gap. Returns words settled by force."""
         length_ms = (window.decoded_to - window.start) // SAMPLES_PER_MS
         if length_ms <= self.rules.window_ms:
             return ()

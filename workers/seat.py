@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from workers.turns import Effect, TurnRules, TurnTracker
 
 from wire.entries import (
     SAMPLE_RATE,
@@ -24,9 +23,12 @@ from wire.entries import (
 from wire.errors import EntryError
 from wire.messages import SpeechStarted, Turn, dump
 from workers.recognizer import SlotOptions
+from workers.turns import Effect, State, TurnRules, TurnTracker
 
 #: Entries read but not yet fed; more stay in Redis until there is room.
 CROWDED = 256
+#: In silence a checkpoint is written this often, and this far behind what was heard: speech may just be setting in.
+REST_EVERY_MS, REST_MARGIN_MS = 10_000, 1_000
 
 _FROM_START = b"0-0"
 
@@ -46,6 +48,7 @@ class Seat:
         self._queue: deque[tuple[bytes, AudioEntry]] = deque()
         self._marks: deque[tuple[int, bytes]] = deque()  # (position reached, entry) of everything consumed
         self._kept = saved.entry_id
+        self._saved_ms = self.origin_ms
         self._sequence = 0
 
     @staticmethod
@@ -110,9 +113,16 @@ class Seat:
         """The onset of speech, for pools that tell it."""
         return Publication(self.lease, (self._event(Event.MESSAGE, self.tracker.order, text=dump(started)),))
 
+    def rest(self, heard_ms: int) -> Publication | None:
+        """A checkpoint in silence, now and then, so that the log of a quiet session does not grow for ever."""
+        at_ms = heard_ms - REST_MARGIN_MS
+        if self.tracker.state is not State.LISTENING or at_ms - self._saved_ms < REST_EVERY_MS:
+            return None
+        return Publication(self.lease, (), self.checkpoint(self.tracker.order, at_ms))
+
     def checkpoint(self, turn_order: int, at_ms: int) -> Checkpoint:
         """Everything before `at_ms` is done with."""
-        position = at_ms * SAMPLE_RATE // 1000
+        self._saved_ms, position = at_ms, at_ms * SAMPLE_RATE // 1000
         while self._marks and self._marks[0][0] <= position:
             self._kept = self._marks.popleft()[1].decode()
         return Checkpoint(turn_order, position, self._kept, dict(self.params))

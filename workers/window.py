@@ -18,6 +18,8 @@ from workers.recognizer import NO_FLUSH, SlotOptions
 from workers.words import MIN_WORD_MS, Word
 
 SAMPLES_PER_MS = 16
+#: A first word that was placed before all speech lasts at most this long.
+FIRST_WORD_MS = 200
 
 
 @dataclass
@@ -25,7 +27,7 @@ class Window:
     """One slot's open audio. `origin_ms` is the audio time of position 0."""
 
     origin_ms: int = 0
-    options: SlotOptions = SlotOptions()
+    options: SlotOptions = field(default_factory=SlotOptions)
     start: int = 0
     heard: int = 0  # how far the VAD has listened
     decoded_to: int = 0  # how far the newest hypothesis has listened
@@ -33,7 +35,9 @@ class Window:
     last_speech: int = 0  # end of the last hop with speech; 0: none since the last flush
     speaking: bool = False
     flush_ms: int = NO_FLUSH
-    speech: list[tuple[int, int]] = field(default_factory=list)  # (begin, end) of what the VAD took for speech
+    speech: list[tuple[int, int]] = field(
+        default_factory=list
+    )  # (begin, end) of what the VAD took for speech
     prefix: list[Word] = field(default_factory=list)
     prefix_tokens: list[int] = field(default_factory=list)
     tail: list[Word] = field(default_factory=list)
@@ -100,6 +104,11 @@ class Window:
             if within and start < within[-1][0] <= end - MIN_WORD_MS:
                 start = within[-1][0]
             follows = words[number + 1].start_ms if number + 1 < len(words) else self.ms(self.heard)
+            if number == 0 and not within:  # in the silence before speech: its first word, that much is sure
+                onset = next((begin for begin, _ in spans if begin >= end), end)
+                room = words[1].end_ms - MIN_WORD_MS if len(words) > 1 else follows  # the next one moves, too
+                end = onset if onset <= room else end
+                start = max(start, end - FIRST_WORD_MS)
             silent = next((until for begin, until in spans if begin <= start < until), end)
             if end < silent <= follows:
                 end = silent

@@ -16,7 +16,7 @@ from workers.vad import HOP, SileroVAD
 CHUNK_SAMPLES = 2 * HOP
 
 
-def build(
+def build(  # noqa: PLR0913 every part of a recognizer, by name
     config: Mapping[str, Any],
     weights: Mapping[str, Tensor],
     vad_weights: Mapping[str, Tensor],
