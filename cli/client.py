@@ -128,10 +128,10 @@ def stop_on_interrupt() -> Iterator[asyncio.Event]:
         loop.remove_signal_handler(signal.SIGINT)
 
 
-async def converse(request: Request, audio: AsyncIterable[bytes], listener: Listener) -> Session:
+async def converse(request: Request, audio: AsyncIterable[bytes | str], listener: Listener) -> Session:
     """One session from connecting to the server's close; `listener` is called with each message.
 
-    Ends with Terminate once `audio` is over. Raises SessionFailed (ServerError where the server told a reason), and
+    `audio` may hold messages of JSON between its chunks, such as ForceEndpoint; they are sent as they are. Ends with Terminate once `audio` is over. Raises SessionFailed (ServerError where the server told a reason), and
     whatever `audio` or `listener` raises.
     """
     url = request.url()
@@ -159,11 +159,14 @@ async def converse(request: Request, audio: AsyncIterable[bytes], listener: List
 
 
 async def _send(
-    connection: ClientConnection, request: Request, audio: AsyncIterable[bytes], session: Session
+    connection: ClientConnection, request: Request, audio: AsyncIterable[bytes | str], session: Session
 ) -> None:
     """Send all audio, then Terminate. A closed connection ends it silently: the receiver tells why."""
     try:
         async for chunk in audio:
+            if isinstance(chunk, str):
+                await connection.send(chunk)
+                continue
             duration_s = len(chunk) / _BYTES_PER_SAMPLE / request.sample_rate
             if session.latencies.audio_start_s is None:
                 session.latencies.audio_start_s = time.monotonic() - duration_s

@@ -59,7 +59,7 @@ async def _play(path: Path, duration_s: float, url: str, console: Console) -> cl
         heard = client.until(stop, audio)
         if not console.is_terminal:
             return await client.converse(client.Request(url), heard, display.EveryChange(console))
-        with display.LiveDisplay(console) as live:
+        with display.LiveDisplay(console, delays=True) as live:
             return await client.converse(client.Request(url), heard, live)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
 from cli.client import Received
@@ -30,25 +31,40 @@ def settled_and_pending(turn: dict[str, Any]) -> tuple[str, str]:
     return settled, pending
 
 
-def final_line(turn: dict[str, Any]) -> Text:
-    """A finished turn behind its time."""
-    start = turn["words"][0]["start"] if turn["words"] else 0
-    return Text.assemble((f"{clock(start):>9}  ", "cyan"), (turn["transcript"], "bold"))
+def final_row(turn: dict[str, Any], delay_ms: float | None = None) -> Table:
+    """A finished turn behind its time; `delay_ms` after its last word it was known to be finished."""
+    text = Text(turn["transcript"], "bold")
+    if delay_ms is not None:
+        text.append(f"  +{delay_ms:.0f} ms", "not bold dim")
+    return _row(turn, text, "cyan")
 
 
-def partial_line(turn: dict[str, Any]) -> Text:
+def partial_row(turn: dict[str, Any]) -> Table:
     """An open turn behind its time."""
     settled, pending = settled_and_pending(turn)
-    start = turn["words"][0]["start"] if turn["words"] else 0
     gap = " " if settled and pending else ""
-    return Text.assemble((f"{clock(start):>9}  ", "dim cyan"), settled, gap, (pending, "dim italic"))
+    return _row(turn, Text.assemble(settled, gap, (pending, "dim italic")), "dim cyan")
+
+
+def _row(turn: dict[str, Any], text: Text, style: str) -> Table:
+    """Two columns, so that long turns are folded beside their time."""
+    start = turn["words"][0]["start"] if turn["words"] else 0
+    row = Table.grid(padding=(0, 2, 0, 0))
+    row.add_column(width=9, justify="right", style=style)
+    row.add_column()
+    row.add_row(clock(start), text)
+    return row
 
 
 class LiveDisplay:
-    """For a terminal: finished turns stay, the open one is drawn again in place. A context manager."""
+    """For a terminal: finished turns stay, the open one is drawn again in place. A context manager.
 
-    def __init__(self, console: Console) -> None:
+    With `delays`, each finished turn tells how long after its last word it came.
+    """
+
+    def __init__(self, console: Console, delays: bool = False) -> None:
         self._live = Live(console=console, refresh_per_second=20, transient=True)
+        self._delays = delays
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -63,9 +79,10 @@ class LiveDisplay:
         turn = received.fields
         if turn.get("type") != "Turn":
             return
-        self._live.update(Text() if turn["end_of_turn"] else partial_line(turn))
-        if turn["end_of_turn"] and turn["transcript"]:
-            self._live.console.print(final_line(turn), soft_wrap=True)
+        self._live.update(Text() if turn["end_of_turn"] else partial_row(turn))
+        if turn["end_of_turn"] and turn["words"]:
+            delay_ms = received.at_s * 1000 - turn["words"][-1]["end"] if self._delays else None
+            self._live.console.print(final_row(turn, delay_ms))
 
 
 class FinalLines:

@@ -95,18 +95,22 @@ def progress_bar(name: str, console: Console) -> Iterator[Callable[[int, int], N
         disable=not console.is_terminal,
     )
     task = bar.add_task(f"fetching {name}", total=None)
-    total, started_s = 0, time.monotonic()
+    total, started_s = 0, time.monotonic()  # the bar appears with the first bytes
 
     def progress(done_bytes: int, total_bytes: int) -> None:
         nonlocal total
-        if not total and not console.is_terminal:
-            console.print(f"fetching {name} ({decimal(total_bytes)}) ...", highlight=False)
+        if not total:
+            bar.start()
+            if not console.is_terminal:
+                console.print(f"fetching {name} ({decimal(total_bytes)}) ...", highlight=False)
         total = total_bytes
         what = "fetching" if done_bytes < total_bytes else "unpacking"
         bar.update(task, description=f"{what} {name}", completed=done_bytes, total=total_bytes)
 
-    with bar:
+    try:
         yield progress
+    finally:
+        bar.stop()
     if total:
         taken_s = time.monotonic() - started_s
         console.print(f"fetched {name}: {decimal(total)} in {taken_s:.0f} s", highlight=False)

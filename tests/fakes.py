@@ -1,7 +1,7 @@
 """Partners of the process under test, scripted: they speak the real contract over a real Redis, and have switches."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from wire.entries import AudioFrame, Control, Event, Lease, Order, Publication, SessionEvent
@@ -35,7 +35,7 @@ class ScriptedWorker:
     """A worker without a model: takes every offer, keeps what it hears, says what it is told to.
 
     By itself it answers Terminate with one final turn whose words are `hears(pcm)`, and DONE. Switches: `takes` (look
-    for offers at all), `settles` (answer Terminate). Run `serve` beside the test; then read `served`.
+    for offers at all), `settles` (answer Terminate). Run `serve` beside the test, read `served`, and `stop` at the end.
     """
 
     def __init__(
@@ -51,9 +51,14 @@ class ScriptedWorker:
         self._bus = bus
         self._pool = pool
         self._name = name
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Let `serve` return soon."""
+        self._stopped = True
 
     async def serve(self) -> None:
-        """For ever, through every outage of Redis."""
+        """Until stopped, through every outage of Redis."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._through_outages(self._take))
             tasks.create_task(self._through_outages(self._listen))
@@ -84,10 +89,10 @@ class ScriptedWorker:
         await self.say(session, Event.MESSAGE, dump(turn), served.turns, final)
         served.turns += final
 
-    async def _through_outages(self, step: Callable[[], "asyncio.Future[None] | object"]) -> None:
-        while True:
+    async def _through_outages(self, step: Callable[[], Awaitable[None]]) -> None:
+        while not self._stopped:
             try:
-                await step()  # type: ignore[misc]
+                await step()
             except BusUnavailable:
                 await asyncio.sleep(0.02)
 

@@ -91,10 +91,16 @@ class Logged:
 
 @contextmanager
 def _reaching_redis() -> Iterator[None]:
+    task = asyncio.current_task()
+    cancelled = task.cancelling() if task else 0
     try:
         yield
     except (ConnectionError, TimeoutError, ReadOnlyError, OSError) as error:
         raise BusUnavailable(f"Redis cannot be reached: {error}") from error
+    if task and task.cancelling() > cancelled:
+        # redis-py sends through `wait_for`, which in Python 3.11 forgets a cancellation that meets the end of the
+        # send (python/cpython#86296); a task in an endless loop would then never end.
+        raise asyncio.CancelledError
 
 
 def following(entry_id: str) -> str:

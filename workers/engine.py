@@ -24,7 +24,7 @@ from wire.service import session_id
 from wire.streams import Bus
 from workers.pool import Pool
 from workers.recognizer import Hypothesis, Recognizer
-from workers.seat import Seat
+from workers.seat import Seat, refusal
 from workers.settings import WorkerSettings
 from workers.slots import Plan, Slots
 from workers.turns import Effect, Finished, Flush, SpeechStarted, Turn
@@ -71,10 +71,11 @@ class Engine:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._taking(drain))
-                tasks.create_task(self._renewing())
-                tasks.create_task(self._reporting())
                 tasks.create_task(self._stepping())
-                tasks.create_task(self._draining(drain))
+                endless = [tasks.create_task(self._renewing()), tasks.create_task(self._reporting())]
+                await self._draining(drain)
+                for task in endless:  # they may sleep for long
+                    task.cancel()
         finally:
             await self._leaving()
 
@@ -124,13 +125,23 @@ class Engine:
 
     def _seat(self, lease: Lease) -> None:
         self._unseat(lease.session)  # an older generation of ours
-        seat = Seat(lease)
+        try:
+            seat = Seat(lease)
+            options = seat.options
+        except (KeyError, TypeError, ValueError) as error:
+            logger.error(
+                "Session given up: unusable parameters",
+                extra={"session": lease.session, "reason": str(error)},
+            )
+            self._outbox.append(refusal(lease, INTERNAL_ERROR))
+            self._over.append(lease)
+            return
         if lease.generation > self._settings.max_takes:
             logger.error("Session given up: too many takes", extra={"session": lease.session})
             self._fail(seat)
             return
         self._seats[lease.session] = seat
-        self._slots.seat(lease.session, lease.generation, seat.origin_ms, seat.options)
+        self._slots.seat(lease.session, lease.generation, seat.origin_ms, options)
         self._tell(seat, Event.TAKEN)
         metrics.SLOTS_USED.labels(self._pool.name).set(len(self._seats))
         logger.info("Session taken", extra={"session": lease.session, "generation": lease.generation})
@@ -148,7 +159,7 @@ class Engine:
                 self._unseat(lease.session)
 
     async def _renewing(self) -> None:
-        while not self._stopping:
+        while True:
             await asyncio.sleep(self._pool.renew_s)
             try:
                 self._lost(await self._pool.renew())
@@ -158,7 +169,7 @@ class Engine:
     async def _reporting(self) -> None:
         labels = self._pool.name
         metrics.SLOTS.labels(labels).set(self._recognizer.spec.slots)
-        while not self._stopping:
+        while True:
             backlog_ms = max((self._slots.backlog_ms(session) for session in self._seats), default=0)
             metrics.BACKLOG_SECONDS.set(backlog_ms / 1000)
             deadline_s = int(time.time() + 3 * self._settings.report_s) + 1
@@ -230,7 +241,7 @@ class Engine:
             case Order.FORCE_ENDPOINT:
                 self._perform(seat, seat.tracker.force_endpoint(at_ms))
             case Order.CONFIGURE:
-                effects = seat.configure(control.fields or {})
+                effects = seat.configure()
                 self._slots.configure(seat.session, seat.options)
                 self._perform(seat, effects)
             case Order.TERMINATE:

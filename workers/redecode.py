@@ -26,7 +26,7 @@ from workers.models.moonshine import MIN_SAMPLES, SAMPLES_PER_FRAME, Moonshine
 from workers.recognizer import NO_FLUSH, Batch, Hypothesis, Observation, Spec
 from workers.vad import HOP, SileroVAD
 from workers.window import SAMPLES_PER_MS, Window
-from workers.words import Word, agreed, align, spell, token_cap
+from workers.words import Word, agreed, align, fit, spell, token_cap
 
 FRAME_MS = SAMPLES_PER_FRAME / SAMPLES_PER_MS
 
@@ -47,7 +47,9 @@ class Rules:
     window_ms: int = 12_000  # a longer window is cut at a settled word ...
     keep_ms: int = 4_000  # ... that leaves at least this much
     limit_ms: int = 20_000  # nothing settled by then: what is there must stand
-    guard_ms: int = 240  # a word that ends this close to the newest audio may be half heard
+    guard_ms: int = 1_000  # a word that ends this close to the newest audio may still be misheard
+    context_ms: int = 3_000  # of the turn before, kept in front of the open one ...
+    context_gap_ms: int = 1_500  # ... for as long as this after its end
     breath_ms: int = 400  # a shorter sound must come out as a closed sentence
     budget_ms: int = 8_000  # audio decoded in one step; the first due slot is always served
 
@@ -148,11 +150,13 @@ class Redecoder:
             window.speaking, window.last_speech = True, window.heard
         elif window.heard - window.last_speech >= self.rules.pause_ms * SAMPLES_PER_MS:
             window.speaking = False
-        idle = (
-            not (window.speaking or window.prefix or window.tail) and window.last_speech <= window.decoded_to
-        )
+        idle = not (window.speaking or window.told or window.tail) and window.last_speech <= window.decoded_to
+        if not idle or window.flush_ms != NO_FLUSH:
+            return
         lead = self.rules.lead_ms * SAMPLES_PER_MS
-        if idle and window.heard - window.start > 2 * lead and window.flush_ms == NO_FLUSH:
+        if window.context and window.heard - window.turn_from > self.rules.context_gap_ms * SAMPLES_PER_MS:
+            window.drop_context()
+        if not window.context and window.heard - window.start > 2 * lead:
             window.cut(window.heard - lead)
             window.decoded_to = max(window.decoded_to, window.start)
 
@@ -225,13 +229,13 @@ class Redecoder:
         floor = window.prefix[-1].end_ms if window.prefix else window.ms(window.start)
         starts, ends = np.maximum(starts[settled:], floor), np.maximum(ends[settled:], floor)
         words = spell(self._pieces, transcript.tokens, starts, ends, transcript.probabilities)
-        window.tail = window.timed(words)
+        window.tail = fit(window.timed(words), floor, window.ms(item.end))
         window.tail_tokens = list(transcript.tokens)
         window.decoded_to = item.end
         window.end_of_turn = end_of_turn(window.tail, transcript.end)
         if self._is_breath(window):
             window.tail, window.tail_tokens = [], []
-        guard = window.ms(item.end) - (self.rules.guard_ms if item.rank == 2 else 0)
+        guard = window.ms(item.end) - self.rules.guard_ms
         sure = agreed(before, window.tail)
         while sure and window.tail[sure - 1].end_ms > guard:
             sure -= 1
@@ -242,8 +246,8 @@ class Redecoder:
 
         Real short answers ("Yes.") are closed. Breaths, clicks and coughs come out as an open "You" or "I".
         """
-        voiced_ms = sum(end - begin for begin, end in window.speech) // SAMPLES_PER_MS
-        return not window.prefix and voiced_ms < self.rules.breath_ms and window.end_of_turn < OPEN_SENTENCE
+        short = not window.told and window.voiced_ms < self.rules.breath_ms
+        return short and window.end_of_turn < OPEN_SENTENCE
 
     # ------------------------------------------------------------------------------------------------- reporting
 
@@ -260,7 +264,7 @@ class Redecoder:
             ending = sum(word.start_ms < flushed for word in window.tail)
             words += window.settle(ending)
             tail = ()
-            window.finish(flushed)
+            window.finish(flushed, self.rules.context_ms)
         elif settled is not None:
             words += self._shorten(window)
             tail = tuple(window.tail)

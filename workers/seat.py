@@ -17,6 +17,7 @@ from wire.entries import (
     Checkpoint,
     Event,
     Lease,
+    Order,
     Publication,
     SessionEvent,
 )
@@ -46,8 +47,12 @@ class Seat:
         self.tracker = TurnTracker(TurnRules.of(saved.params), saved.turn_order, self.ms(saved.position))
         self.flush_asked_s = 0.0
         self._queue: deque[tuple[bytes, AudioEntry]] = deque()
-        self._marks: deque[tuple[int, bytes]] = deque()  # (position reached, entry) of everything consumed
-        self._kept = saved.entry_id
+        # What was consumed and is still needed: (position reached, entry, parameters by then).
+        self._marks: deque[tuple[int, bytes, Mapping[str, Any]]] = deque()
+        self._done = (
+            saved.entry_id,
+            saved.params,
+        )  # the last entry that is not needed, the parameters by then
         self._saved_ms = self.origin_ms
         self._sequence = 0
 
@@ -91,12 +96,15 @@ class Seat:
         entry_id, _ = self._queue.popleft()
         if isinstance(entry, AudioFrame):
             self.position = max(self.position, entry.end)
-        self._marks.append((self.position, entry_id))
+        elif entry.order is Order.CONFIGURE:
+            self.params = entry.fields or {}
+        elif entry.order is Order.TERMINATE:
+            return  # needed to the end: whoever takes over after the last final has still to say DONE
+        self._marks.append((self.position, entry_id, self.params))
 
-    def configure(self, params: Mapping[str, Any]) -> list[Effect]:
-        """The session's parameters from here on."""
-        self.params = params
-        return self.tracker.configure(TurnRules.of(params))
+    def configure(self) -> list[Effect]:
+        """The consumed configuration counts from here on."""
+        return self.tracker.configure(TurnRules.of(self.params))
 
     def report(self, event: Event, text: str = "") -> Publication:
         """A publication without a message."""
@@ -124,10 +132,16 @@ class Seat:
         """Everything before `at_ms` is done with."""
         self._saved_ms, position = at_ms, at_ms * SAMPLE_RATE // 1000
         while self._marks and self._marks[0][0] <= position:
-            self._kept = self._marks.popleft()[1].decode()
-        return Checkpoint(turn_order, position, self._kept, dict(self.params))
+            _, entry_id, params = self._marks.popleft()
+            self._done = (entry_id.decode(), params)
+        return Checkpoint(turn_order, position, self._done[0], dict(self._done[1]))
 
     def _event(self, event: Event, turn_order: int = -1, final: bool = False, text: str = "") -> SessionEvent:
         number, self._sequence = self._sequence, self._sequence + 1
         at_ms, generation = self.ms(self.position), self.lease.generation
         return SessionEvent(self.session, generation, number, event, at_ms, turn_order, final, text)
+
+
+def refusal(lease: Lease, text: str) -> Publication:
+    """What is told of a session that cannot even be seated."""
+    return Publication(lease, (SessionEvent(lease.session, lease.generation, 0, Event.FAILED, text=text),))

@@ -5,7 +5,7 @@ Theory of operation
 All time is audio time. How audio was cut into chunks, how late an answer came and what the clock says are invisible:
 
 1. Observations pass a gate and become *spans* of speech and silence (`endpointing.py`).
-2. Words come with the time up to which they have heard. A span that ends before is considered before them.
+2. Words come with the time up to which they have heard. A span that ends by then is considered before them.
 3. The turn ends at the earliest time named by a rule, even if that has passed and speech has resumed since, because the
    words came late.
 4. Ending is two-phase. The tracker asks `Flush(at)`; the recognizer settles all words that start before; only then is
@@ -192,7 +192,7 @@ class TurnTracker:
         self._known_ms = max(self._known_ms, hypothesis.heard_ms)
         confidence = min(max(0.0, hypothesis.end_of_turn), 1.0)  # in this order NaN becomes 0
         told = _Told(hypothesis.settled, hypothesis.tail, hypothesis.heard_ms, confidence)
-        before = [span for span in spans if span.end_ms < told.heard_ms]
+        before = [span for span in spans if span.end_ms <= told.heard_ms]
         return [*before, told, *spans[len(before) :]]
 
     # ---- the loop

@@ -18,6 +18,8 @@ from workers.recognizer import NO_FLUSH, SlotOptions
 from workers.words import MIN_WORD_MS, Word
 
 SAMPLES_PER_MS = 16
+#: Audio kept before the first word of a context.
+LEAD_IN_MS = 100
 #: A first word that was placed before all speech lasts at most this long.
 FIRST_WORD_MS = 200
 
@@ -43,6 +45,8 @@ class Window:
     tail: list[Word] = field(default_factory=list)
     tail_tokens: list[int] = field(default_factory=list)
     end_of_turn: float = 0.0
+    context: int = 0  # words at the front of the prefix that belong to the turn before
+    turn_from: int = 0  # where the open turn begins
     _audio: NDArray[np.float32] = field(default_factory=lambda: np.zeros(16_000, np.float32))
     _length: int = 0
 
@@ -94,7 +98,8 @@ class Window:
         """The same words, their times mended by what the VAD heard.
 
         Cross-attention gives a pause to the word after it. So a word whose stretch holds a silence begins where speech
-        sets in again, and the last word before a silence lasts as long as the speech does.
+        sets in again, a word all in silence moves on to there, and the last word before a silence lasts as long as the
+        speech does.
         """
         spans = [(self.ms(begin), self.ms(end)) for begin, end in self.speech]
         mended: list[Word] = []
@@ -104,6 +109,9 @@ class Window:
             if within and start < within[-1][0] <= end - MIN_WORD_MS:
                 start = within[-1][0]
             follows = words[number + 1].start_ms if number + 1 < len(words) else self.ms(self.heard)
+            onset = next((begin for begin, _ in spans if begin >= end), None)
+            if not within and onset is not None and onset + MIN_WORD_MS <= follows:
+                start, end = onset, min(follows, onset + end - start)
             if number == 0 and not within:  # in the silence before speech: its first word, that much is sure
                 onset = next((begin for begin, _ in spans if begin >= end), end)
                 room = words[1].end_ms - MIN_WORD_MS if len(words) > 1 else follows  # the next one moves, too
@@ -128,15 +136,44 @@ class Window:
         """The first `count` settled words lie before the cut: they are no longer part of the prefix."""
         tokens = sum(word.tokens for word in self.prefix[:count])
         del self.prefix[:count], self.prefix_tokens[:tokens]
+        self.context = max(0, self.context - count)
 
-    def finish(self, at_ms: int) -> None:
-        """A flush was answered: the next turn's window begins at `at_ms`, with the words that settled after it."""
-        self.forget_words(sum(word.start_ms < at_ms for word in self.prefix))
-        self.cut(self.position(at_ms))
+    def finish(self, at_ms: int, context_ms: int = 0) -> None:
+        """A flush was answered: the next turn begins at `at_ms`, with the words that settled after it.
+
+        Up to `context_ms` of the turn that ended stay, audio and words, as context: a short turn alone can be
+        written in many ways ("fail", "fare", "fair"), and what was said before it decides.
+        """
+        ended = sum(word.start_ms < at_ms for word in self.prefix)
+        old = sum(word.start_ms < at_ms - context_ms for word in self.prefix[:ended])
+        begin_ms = self.prefix[old].start_ms if old < ended else at_ms
+        if old:
+            begin_ms = max(self.prefix[old - 1].end_ms, begin_ms - LEAD_IN_MS)
+        self.forget_words(old)
+        self.context, self.turn_from = ended - old, self.position(at_ms)
+        self.cut(self.position(begin_ms) if self.context else self.turn_from)
         self.tail.clear()
         self.tail_tokens.clear()
         self.flush_ms, self.end_of_turn = NO_FLUSH, 0.0
-        self.decoded_to = self.start
-        self.onset = max(self.onset, self.start)
-        if self.last_speech <= self.start:
+        self.decoded_to = self.turn_from
+        self.onset = max(self.onset, self.turn_from)
+        if self.last_speech <= self.turn_from:
             self.last_speech = 0
+
+    def drop_context(self) -> None:
+        """What was said before is too long ago to help."""
+        self.forget_words(self.context)
+        self.cut(max(self.start, self.turn_from))
+
+    @property
+    def voiced_ms(self) -> int:
+        """Speech of the open turn, as the VAD heard it."""
+        return (
+            sum(end - max(begin, self.turn_from) for begin, end in self.speech if end > self.turn_from)
+            // SAMPLES_PER_MS
+        )
+
+    @property
+    def told(self) -> int:
+        """Settled words of the open turn."""
+        return len(self.prefix) - self.context

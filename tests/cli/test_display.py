@@ -92,4 +92,22 @@ def test_a_terminal_shows_the_open_turn_and_keeps_the_finished_one(session) -> N
     assert "Hell" in shown
     assert "\x1b[2;3mwor" in shown  # dim and italic
     assert "\x1b[1mHello [b]world.\x1b[0m" in shown  # bold
+    assert " ms" not in shown
     assert shown.index("\x1b[2;3mwor") < shown.index("\x1b[1mHello")
+
+
+def test_a_terminal_can_show_how_long_after_its_last_word_a_turn_was_finished(scripts) -> None:
+    made = console(force_terminal=True)
+    turn = scripts.turn(0, [scripts.word("Hello.", 100, 300)], end=True)
+    with LiveDisplay(made, delays=True) as live:
+        live(Received(json.dumps(turn), turn, 0.812))
+    assert "+512 ms" in text(made)
+
+
+def test_a_long_turn_is_folded_beside_its_time(scripts) -> None:
+    made = console(force_terminal=True, color_system=None)
+    turn = scripts.turn(0, [scripts.word("word", 100 * i, 100 * i + 50) for i in range(40)], end=True)
+    with LiveDisplay(made) as live:
+        live(Received(json.dumps(turn), turn, 5.0))
+    assert text(made).count("word") == 40
+    assert "\n           word word" in text(made)

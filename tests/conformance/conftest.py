@@ -1,4 +1,4 @@
-"""One real stack for all conformance tests: Redis, the english worker with its weights, and the ingress, as processes."""
+"""One real stack for all conformance tests: Redis, the english worker and its weights, the ingress, each a process."""
 
 from collections.abc import Iterator
 

@@ -27,14 +27,18 @@ from assemblyai.streaming.v3 import (
 from tests.conversation import PATIENCE_S
 from tests.speech import BECKETT, FOX, LIGHT, SAMPLE_RATE, assert_heard, chunks, clip_pcm, silence
 
-pytestmark = pytest.mark.weights
+pytestmark = [
+    pytest.mark.weights,
+    # The SDK asks websockets for things by their former names.
+    pytest.mark.filterwarnings("ignore:ConnectionClosed:DeprecationWarning"),
+]
 
 ENGLISH = SpeechModel.universal_streaming_english
 
 
 @dataclass
 class Heard:
-    """All that the handlers were called with. `news` is set and cleared around each change."""
+    """All that the handlers were called with; `changed` is told of each."""
 
     begins: list[BeginEvent] = field(default_factory=list)
     turns: list[TurnEvent] = field(default_factory=list)
@@ -78,7 +82,8 @@ def options(url: str, **more: Any) -> StreamingClientOptions:
 
 
 def parameters(**more: Any) -> StreamingParameters:
-    return StreamingParameters(**{"sample_rate": SAMPLE_RATE, "speech_model": ENGLISH} | more)
+    fields: dict[str, Any] = {"sample_rate": SAMPLE_RATE, "speech_model": ENGLISH}
+    return StreamingParameters(**fields | more)
 
 
 def connected(url: str, **more: Any) -> tuple[StreamingClient, Heard]:
@@ -147,7 +152,9 @@ def test_finals_come_while_the_client_is_still_connected(url):
 
 def test_set_params_changes_where_turns_end(url):
     client, heard = connected(url, end_of_turn_confidence_threshold=0.0, min_turn_silence=160)
-    client.set_params(StreamingSessionParameters(end_of_turn_confidence_threshold=1.0, max_turn_silence=10_000))
+    client.set_params(
+        StreamingSessionParameters(end_of_turn_confidence_threshold=1.0, max_turn_silence=10_000)
+    )
     client.stream(chunks(clip_pcm(BECKETT)))
     client.disconnect(terminate=True)
     assert not heard.errors
@@ -156,7 +163,9 @@ def test_set_params_changes_where_turns_end(url):
 
 def test_set_params_with_what_the_model_does_not_use_is_harmless(url):
     client, heard = connected(url)
-    client.set_params(StreamingSessionParameters(keyterms_prompt=["fox"], prompt="animals", interruption_delay=5))
+    client.set_params(
+        StreamingSessionParameters(keyterms_prompt=["fox"], prompt="animals", interruption_delay=5)
+    )
     client.stream(chunks(clip_pcm(FOX)))
     client.disconnect(terminate=True)
     assert_whole(heard, FOX)

@@ -86,7 +86,9 @@ def assert_complete(session: Session, clip: str) -> None:
     assert_heard(clip, " ".join(session.finals))
 
 
-@pytest.mark.parametrize("query", ["", "&speech_model=universal-streaming-english", "&keyterms=%5B%22fox%22%5D"])
+@pytest.mark.parametrize(
+    "query", ["", "&speech_model=universal-streaming-english", "&keyterms=%5B%22fox%22%5D"]
+)
 def test_a_file_faster_than_real_time(url, query):
     session = asyncio.run(transcribe(url, FOX, 0.0, query))
     assert_complete(session, FOX)

@@ -121,7 +121,7 @@ def test_begin_tells_the_session_and_its_configuration(url):
     now_s = time.time()
     with Conversation(url, headers=AUTHORIZED | {"AssemblyAI-Version": "2025-05-12"}) as conversation:
         begin = conversation.end().messages[0]
-    assert uuid.UUID(begin["id"])
+    assert str(uuid.UUID(begin["id"])) == begin["id"]
     assert now_s < begin["expires_at"] <= now_s + 10_801
     assert begin["configuration"] == {
         "model": "universal-streaming-english",
@@ -170,13 +170,17 @@ def test_pings_are_answered(url):
         ("end_of_turn_confidence_threshold", "1.5", "Input should be less than or equal to 1"),
         ("end_of_turn_confidence_threshold", "nan", "Input should be a finite number"),
         ("vad_threshold", "-0.1", "Input should be greater than or equal to 0"),
-        ("min_turn_silence", "160.0", "Input should be a valid integer, unable to parse string as an integer"),
+        (
+            "min_turn_silence",
+            "160.0",
+            "Input should be a valid integer, unable to parse string as an integer",
+        ),
         ("max_turn_silence", "long", "Input should be a valid integer, unable to parse string as an integer"),
     ],
 )
 def test_a_bad_parameter_is_refused_with_the_documented_text(url, name, value, text):
     query = {"sample_rate": "16000"} | {name: value}
-    assert refused_at_once(Conversation(url, **query), 3006) == f"{INVALID} '{name}': {text}"  # type: ignore[arg-type]
+    assert refused_at_once(Conversation(url, **query), 3006) == f"{INVALID} '{name}': {text}"
 
 
 def test_an_unknown_model_is_refused_by_name(url):
@@ -208,9 +212,7 @@ def test_without_format_turns_text_is_plain(url, query):
 
 
 def test_silence_settings_decide_where_turns_end(url):
-    patient = transcribed(
-        url, clip_pcm(BECKETT), end_of_turn_confidence_threshold=1, max_turn_silence=10_000
-    )
+    patient = transcribed(url, clip_pcm(BECKETT), end_of_turn_confidence_threshold=1, max_turn_silence=10_000)
     hasty = transcribed(url, clip_pcm(BECKETT), end_of_turn_confidence_threshold=0, min_turn_silence=160)
     assert len(patient.finals) == 1
     assert len(hasty.finals) >= 5
@@ -240,7 +242,7 @@ def test_audio_sent_before_begin_counts(url):
         assert_heard(FOX, conversation.end().transcript)
 
 
-@pytest.mark.parametrize("size", [1_601, 3_199, 3, 100_001])
+@pytest.mark.parametrize("size", [1_601, 3_199, 63, 100_001])
 def test_messages_may_end_in_the_middle_of_a_sample(url, size):
     with Conversation(url) as conversation:
         conversation.send_all(pieces(clip_pcm(FOX), size))
@@ -344,7 +346,7 @@ def test_utterances_hold_the_words_of_the_turn(url):
 
 
 def test_long_speech_without_a_pause_is_cut_and_nothing_is_lost(url):
-    clips = ["best_of_times.wav", LIGHT, "before_us.wav", "present_period.flac"] * 2
+    clips = ["best_of_times.wav", LIGHT, "before_us.wav"]  # together longer than any window
     joined = b"".join(clip_pcm(clip) for clip in clips)
     conversation = transcribed(url, joined, end_of_turn_confidence_threshold=1, max_turn_silence=10_000)
     assert_heard(clips, conversation.transcript, 0.12)
@@ -440,7 +442,9 @@ def test_update_configuration_changes_formatting_from_the_next_turn(url):
 
 def test_update_configuration_ignores_what_it_does_not_know(url):
     with Conversation(url) as conversation:
-        conversation.order("UpdateConfiguration", prompt="", keyterms_prompt=[], nonsense={"a": 1}, format_turns=None)
+        conversation.order(
+            "UpdateConfiguration", prompt="", keyterms_prompt=[], nonsense={"a": 1}, format_turns=None
+        )
         conversation.say(clip_pcm(FOX))
         assert_heard(FOX, conversation.end().transcript)
 
@@ -448,7 +452,10 @@ def test_update_configuration_ignores_what_it_does_not_know(url):
 @pytest.mark.parametrize(
     "message, text",
     [
-        ("{broken", f"{INVALID} JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+        (
+            "{broken",
+            f"{INVALID} JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
+        ),
         ("", f"{INVALID} JSON: Expecting value: line 1 column 1 (char 0)"),
         ("[]", "Invalid Message: expected a JSON object"),
         ('"Terminate"', "Invalid Message: expected a JSON object"),
@@ -487,7 +494,7 @@ def test_audio_in_json_ends_the_session(url):
 
 def test_a_control_message_in_a_binary_frame_is_audio(url):
     with Conversation(url) as conversation:
-        conversation.socket.send(b'{"type": "Terminate"}')
+        conversation.socket.send(b'{"type":"Terminate"}')  # ten samples
         conversation.say(clip_pcm(FOX))
         assert_heard(FOX, conversation.end().transcript)
 

@@ -61,11 +61,12 @@ def test_as_much_comes_out_as_went_in(rate: int):
 
 @pytest.mark.parametrize("rate", RATES)
 def test_positions_count_what_was_handed_out(rate: int):
-    converter, position = Converter(rate), 0
+    converter, pcm, position = Converter(rate), noise(rate).tobytes(), 0
     for start in range(0, 8_000, 501):
-        position += len(converter.convert(bytes(noise(rate).tobytes()[start : start + 501]))) // 2
+        position += len(converter.convert(pcm[start : start + 501])) // 2
         assert converter.position == position
-    assert converter.position + len(converter.flush()) // 2 == converter.position or rate != SAMPLE_RATE
+    position += len(converter.flush()) // 2
+    assert converter.position == position
 
 
 def test_sixteen_kilohertz_passes_untouched():
@@ -128,7 +129,7 @@ def test_full_scale_is_clipped_and_never_wraps(rate: int):
 
 def test_a_constant_stays_a_constant():
     out = np.frombuffer(streamed(48_000, np.full(48_000, 12_345, "<i2").tobytes()), "<i2")
-    assert np.abs(out[500:-500].astype(int) - 12_345).max() <= 1
+    assert np.abs(out[2_000:-2_000].astype(int) - 12_345).max() <= 1
 
 
 @pytest.mark.parametrize("rate", RATES)

@@ -99,13 +99,13 @@ class Nodes:
                 if ready:
                     await self.wait_until(lambda: probe.ready)
                     await bus.join("english")
-                worker = tasks.create_task(node.worker.serve(), name="worker")
+                tasks.create_task(node.worker.serve(), name="worker")
                 try:
                     yield node
                 finally:
                     drain.set()
                     await asyncio.wait([running])
-                    worker.cancel()
+                    node.worker.stop()
         finally:
             await bus.close()
 
@@ -428,14 +428,20 @@ def test_many_sessions_each_get_their_own_words(run, nodes: Nodes):
     run(scenario())
 
 
+def names(tasks: set[asyncio.Task[Any]]) -> list[str]:
+    return [task.get_coro().__qualname__ for task in tasks]  # type: ignore[union-attr]
+
+
 def test_a_session_costs_one_task(run, nodes: Nodes):
     async def scenario() -> None:
         async with nodes() as node, contextlib.AsyncExitStack() as clients:
+            await begin(await clients.enter_async_context(node.client()))
             before = asyncio.all_tasks()
             for _ in range(10):
                 await begin(await clients.enter_async_context(node.client()))
-            added = asyncio.all_tasks() - before
-            assert [task.get_coro().__qualname__ for task in added] == ["Server.conn_handler"] * 10  # type: ignore[union-attr]
+            await nodes.wait_until(
+                lambda: names(asyncio.all_tasks() - before) == ["Server.conn_handler"] * 10
+            )
 
     run(scenario())
 

@@ -505,10 +505,21 @@ def test_touch_prolongs_and_forget_shortens_a_sessions_life(run, bus: Bus, keys:
         session_keys = [keys.state("s"), keys.audio("s"), keys.events("s")]
         for key in session_keys:
             server.expire(key, 5)
-        await bus.touch(["s"])
+        assert await bus.touch(["s"]) == []
         assert all(server.ttl(key) > streams.SESSION_TTL_S - 5 for key in session_keys)
         await bus.forget("s")
         assert all(0 < server.ttl(key) <= streams.FORGOTTEN_TTL_S for key in session_keys)
+
+    run(scenario())
+
+
+def test_touch_tells_which_sessions_redis_has_forgotten(run, bus: Bus, keys: Keys, server: Any):
+    async def scenario() -> None:
+        await offered(bus, "kept", "lost", "kept too")
+        await bus.append([("lost", frame(0))])
+        server.delete(keys.state("lost"))
+        assert await bus.touch(["kept", "lost", "kept too", "never was"]) == ["lost", "never was"]
+        assert await bus.touch([]) == []
 
     run(scenario())
 
@@ -743,5 +754,28 @@ def test_an_inbox_without_redis_keeps_trying(run, free_port: Callable[[], int], 
             await wait_until(lambda: len(failures) >= 3)
             waiting.cancel()
         await bus.close()
+
+    run(scenario())
+
+
+def test_a_cancelled_caller_ends_wherever_it_was(run, bus: Bus):
+    """Some cancellations meet the end of a send, where redis-py on Python 3.11 forgets them."""
+
+    async def calling() -> None:
+        while True:
+            await bus.ping()
+
+    async def scenario() -> None:
+        for ticks in range(150):
+            async with asyncio.TaskGroup() as group:
+                task = group.create_task(calling())
+                for _ in range(ticks % 30):
+                    await asyncio.sleep(0)
+                task.cancel()
+                done, _ = await asyncio.wait({task}, timeout=5)
+                while not task.done():  # or the group would wait for ever
+                    task.cancel()
+                    await asyncio.sleep(0)
+            assert done, f"cancelled after {ticks % 30} ticks, and went on"
 
     run(scenario())

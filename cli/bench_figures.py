@@ -1,0 +1,123 @@
+"""What a session's times say: which final answers which phrase, how long it took, whether it gets worse.
+
+Wall times are seconds of one clock; places in the audio are ms. Pure.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Heard:
+    """One Turn message with words: when it came, and the places of its words."""
+
+    at_s: float
+    final: bool
+    order: int
+    first_start_ms: int
+    last_start_ms: int
+    last_end_ms: int
+    text: str
+
+
+@dataclass
+class Record:
+    """All that a client saw of one session. `sent_s[i]`: when chunk i was sent; `late_ms[i]`: how much later than due."""
+
+    phrases: tuple[tuple[int, int], ...]
+    chunk_ms: int
+    sent_s: list[float] = field(default_factory=list)
+    late_ms: list[float] = field(default_factory=list)
+    forced_s: list[float] = field(default_factory=list)
+    turns: list[Heard] = field(default_factory=list)
+    begin_ms: float | None = None
+    error: str | None = None
+
+    def sent_at(self, place_ms: float) -> float:
+        """When the audio at this place was sent."""
+        return self.sent_s[min(max(0, int(place_ms - 1) // self.chunk_ms), len(self.sent_s) - 1)]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of one phrase. Delays in ms; None where no message came.
+
+    final_ms          from sending the phrase's last audio to the final that covers it
+    after_word_ms     the same, from the end of that final's last word, as the server has it
+    first_partial_ms  from sending the phrase's first audio to the first message with a word of it
+    gaps_ms           between messages while the phrase was spoken, its begin and end included
+    """
+
+    end_s: float
+    final_ms: float | None
+    after_word_ms: float | None
+    first_partial_ms: float | None
+    gaps_ms: tuple[float, ...]
+
+
+def covering(turns: Sequence[Heard], phrase: tuple[int, int], tolerance_ms: int = 100) -> Heard | None:
+    """The final that covers a phrase: the last one whose last word begins within it; if none does (the phrase was
+    joined with the next), the first final that goes beyond it."""
+    start, end = phrase[0] - tolerance_ms, phrase[1] + tolerance_ms
+    finals = [turn for turn in turns if turn.final]
+    within = [turn for turn in finals if start <= turn.last_start_ms < end]
+    beyond = [turn for turn in finals if turn.last_start_ms >= end and turn.first_start_ms < end]
+    return within[-1] if within else beyond[0] if beyond else None
+
+
+def answers(record: Record) -> list[Answer]:
+    """One for each phrase whose end was sent."""
+    found = []
+    for phrase in record.phrases:
+        if phrase[1] > len(record.sent_s) * record.chunk_ms:
+            break
+        start_s, end_s = record.sent_at(phrase[0] + 1), record.sent_at(phrase[1])
+        final = covering(record.turns, phrase)
+        first = next((turn for turn in record.turns if turn.at_s > start_s and turn.last_end_ms > phrase[0]), None)
+        during = [turn.at_s for turn in record.turns if start_s < turn.at_s < end_s]
+        times = [start_s, *during, end_s]
+        found.append(
+            Answer(
+                end_s,
+                (final.at_s - end_s) * 1000 if final else None,
+                (final.at_s - record.sent_at(final.last_end_ms)) * 1000 if final else None,
+                (first.at_s - start_s) * 1000 if first else None,
+                tuple((b - a) * 1000 for a, b in zip(times, times[1:], strict=False)),
+            )
+        )
+    return found
+
+
+def percentile(values: Sequence[float], part: float) -> float | None:
+    """The nearest-rank percentile, a value that was measured; None for no values."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, max(0, int(np.ceil(part / 100 * len(ordered))) - 1))]
+
+
+def slope(points: Sequence[tuple[float, float]]) -> float:
+    """Least-squares slope of y over x; 0 for fewer than three points."""
+    if len(points) < 3:
+        return 0.0
+    x, y = np.asarray(points, dtype=float).T
+    spread = x - x.mean()
+    scale = float((spread**2).sum())
+    return float((spread * (y - y.mean())).sum() / scale) if scale else 0.0
+
+
+def quantile_of_buckets(buckets: Sequence[tuple[float, float]], part: float) -> float | None:
+    """A percentile from a histogram's cumulative (upper bound, count) buckets, linear within a bucket."""
+    total = buckets[-1][1] if buckets else 0.0
+    if not total:
+        return None
+    wanted, low, before = total * part / 100, 0.0, 0.0
+    for bound, count in buckets:
+        if count >= wanted:
+            if bound == float("inf"):
+                return low
+            return low + (bound - low) * (wanted - before) / max(count - before, 1e-9)
+        low, before = bound, count
+    return low

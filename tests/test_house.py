@@ -1,0 +1,306 @@
+"""The rules of the house, enforced: who may import whom, what pure files may not do, and that tests mirror sources.
+
+Three kinds of files. A *pure* file decides and touches nothing: no loop, clock, log, randomness, environment or file. A
+*tensor* file computes: torch and numpy, nothing of the wire. All others are *edges*, which act. To add a file, put it
+into `PURE` or `TENSORS` if it is one; to add a dependency, give it a door in `DOORS`.
+"""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Container, Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("cli", "ingress", "wire", "workers")
+
+PURE = {
+    "wire/entries.py",
+    "wire/errors.py",
+    "wire/keys.py",
+    "wire/messages.py",
+    "wire/params.py",
+    "ingress/audio.py",
+    "ingress/handshake.py",
+    "ingress/session.py",
+    "workers/convert_moonshine.py",
+    "workers/endpointing.py",
+    "workers/onnx_format.py",
+    "workers/ort_format.py",
+    "workers/recognizer.py",
+    "workers/seat.py",
+    "workers/slots.py",
+    "workers/turns.py",
+    "workers/window.py",
+    "workers/words.py",
+    "cli/latencies.py",
+}
+TENSORS = {
+    "workers/drafting.py",
+    "workers/int8.py",
+    "workers/redecode.py",
+    "workers/vad.py",
+    "workers/models/moonshine.py",
+    "workers/english/recognizer.py",
+}
+
+#: Room -> rooms it may import, itself apart. Ingress and workers meet only in Redis.
+ARROWS: dict[str, set[str]] = {
+    "wire": set(),
+    "ingress": {"wire"},
+    "workers": {"wire"},
+    "cli": {"wire", "ingress", "workers"},
+}
+#: File or folder -> modules of ours that it may not import, whatever its room may.
+CLOSED = {
+    "wire/streams.py": ("wire.service", "wire.metrics"),
+    "wire/metrics.py": ("wire.service", "wire.streams"),
+    "wire/service.py": ("wire.streams",),
+    "workers/engine.py": ("workers.english", "workers.models", "workers.redecode", "workers.vad"),
+    "workers/pool.py": ("workers.english", "workers.models", "workers.redecode", "workers.vad"),
+    "workers/models/": ("workers.english", "workers.redecode", "workers.recognizer"),
+}
+#: Third-party module -> the files (or folders) that may import it.
+DOORS = {
+    "redis": {"wire/streams.py", "cli/redis_server.py"},
+    "msgpack": {"wire/entries.py"},
+    "prometheus_client": {"wire/metrics.py", "wire/service.py"},
+    "uvloop": {"wire/service.py"},
+    "websockets": {"ingress/server.py", "cli/client.py"},
+    "pydantic": {"wire/params.py", "wire/service.py", "ingress/settings.py", "workers/settings.py"},
+    "pydantic_core": {"wire/params.py"},
+    "pydantic_settings": {"wire/service.py"},
+    "numpy": {"ingress/audio.py", "workers/", "cli/"},
+    "soxr": {"ingress/audio.py", "cli/audio_file.py"},
+    "torch": {"workers/"},
+    "flatbuffers": {"workers/ort_format.py"},
+    "requests": {"workers/wheels.py"},
+    "platformdirs": {"workers/wheels.py"},
+    "soundfile": {"cli/audio_file.py"},
+    "sounddevice": {"cli/mic.py"},
+    "typer": {"cli/"},
+    "rich": {"cli/"},
+}
+
+_ACTING = (
+    "asyncio concurrent io logging os pathlib random secrets shutil socket subprocess tempfile threading uuid"
+)
+FORBIDDEN_MODULES = {
+    *_ACTING.split(),
+    "time",
+    "urllib.request",
+    "contextvars",
+    "signal",
+    "multiprocessing",
+    "queue",
+}
+FORBIDDEN_CALLS = re.compile(
+    r"^(print|open|input|exec|eval)$|\bdatetime\.(now|utcnow|today)$|\b(np|numpy)\.random\b|\b(torch|np)\.(load|save)$"
+)
+
+#: Sources without a test file of their own. May only shrink.
+UNTESTED: set[str] = set()
+#: Tests of the whole rather than of one file.
+WHOLE = ("tests/conformance/", "tests/system/", "tests/golden/", "tests/test_house.py")
+#: Who may sleep in tests: what waits for conditions, what plays a partner, who speaks in real time.
+SLEEPERS = ("tests/conftest.py", "tests/fakes.py", "tests/conformance/")
+#: Names that say nothing.
+EMPTY_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc", "data", "info"}
+
+SOURCES = {
+    path.relative_to(ROOT).as_posix(): ast.parse(path.read_text())
+    for room in ROOMS
+    for path in sorted((ROOT / room).rglob("*.py"))
+}
+TESTS = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "tests").rglob("*.py"))}
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """(line, dotted module) of every import; `from a import b` counts as `a` and as `a.b`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.lineno, node.module or ""
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def within(module: str, names: Container[str]) -> bool:
+    """Whether `module` is one of `names`, or inside one."""
+    parts = module.split(".")
+    return any(".".join(parts[: end + 1]) in names for end in range(len(parts)))
+
+
+def covered(path: str, places: Iterable[str]) -> bool:
+    """Whether `path` is one of `places`, or lies in a folder among them (those end in a slash)."""
+    return any(path == place or (place.endswith("/") and path.startswith(place)) for place in places)
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """(line, what is called) as written."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield node.lineno, ast.unparse(node.func)
+
+
+def texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """(line, text) of every literal that is not a docstring."""
+    documentation = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+        if node.body and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and id(node) not in documentation:
+            if isinstance(node.value, str):
+                yield node.lineno, node.value
+            elif isinstance(node.value, bytes):
+                yield node.lineno, node.value.decode("latin-1")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# arrows and doors
+
+
+def test_the_lists_name_files_that_exist():
+    named = PURE | TENSORS | UNTESTED | {place for places in DOORS.values() for place in places} | set(CLOSED)
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+    assert not PURE & TENSORS
+
+
+@pytest.mark.parametrize("path", SOURCES)
+def test_arrows_between_rooms(path: str):
+    room = path.split("/", maxsplit=1)[0]
+    closed = next((modules for place, modules in CLOSED.items() if covered(path, [place])), ())
+    for line, module in imports(SOURCES[path]):
+        other = module.split(".")[0]
+        assert other not in ROOMS or other == room or other in ARROWS[room], f"{path}:{line} imports {module}"
+        assert not within(module, closed), f"{path}:{line} imports {module}"
+
+
+@pytest.mark.parametrize("path", SOURCES)
+def test_each_dependency_has_its_door(path: str):
+    for line, module in imports(SOURCES[path]):
+        top = module.split(".")[0]
+        if top not in ROOMS and top not in sys.stdlib_module_names:
+            assert top in DOORS, f"{path}:{line} imports {top}, which has no door"
+            assert covered(path, DOORS[top]), f"{path}:{line} imports {top}"
+
+
+def test_a_service_without_a_model_runs_where_torch_is_not_installed():
+    modules = [
+        path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        for path in SOURCES
+        if path.startswith(("wire/", "ingress/"))
+    ]
+    code = f"""
+import importlib, importlib.abc, sys
+class NoTorch(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.split(".")[0] in ("torch", "transformers"):
+            raise ModuleNotFoundError(name, name=name)
+sys.meta_path.insert(0, NoTorch())
+for module in {modules} + ["cli.main"]:
+    importlib.import_module(module)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# pure files and tensor files
+
+
+@pytest.mark.parametrize("path", sorted(PURE | TENSORS))
+def test_what_decides_or_computes_does_not_act(path: str):
+    for line, module in imports(SOURCES[path]):
+        assert not within(module, FORBIDDEN_MODULES), f"{path}:{line} imports {module}"
+        file = module.replace(".", "/") + ".py"
+        assert file not in SOURCES or file in PURE | TENSORS, f"{path}:{line} imports {module}, an edge"
+    for line, call in calls(SOURCES[path]):
+        assert not FORBIDDEN_CALLS.search(call), f"{path}:{line} calls {call}"
+
+
+@pytest.mark.parametrize("path", sorted(PURE))
+def test_pure_files_know_no_tensors(path: str):
+    for line, module in imports(SOURCES[path]):
+        assert not within(module, {"torch"}), f"{path}:{line} imports {module}"
+        assert module.replace(".", "/") + ".py" not in TENSORS, f"{path}:{line} imports {module}"
+
+
+@pytest.mark.parametrize("path", sorted(TENSORS))
+def test_tensor_files_know_no_wire(path: str):
+    for line, module in imports(SOURCES[path]):
+        assert not within(module, {"wire"}), f"{path}:{line} imports {module}"
+
+
+@pytest.mark.parametrize("path", SOURCES)
+def test_only_tensor_files_define_modules(path: str):
+    """An edge may hold torch to load weights and to step a model; it builds no layer."""
+    if path not in TENSORS:
+        classes = [node for node in ast.walk(SOURCES[path]) if isinstance(node, ast.ClassDef)]
+        modules = [node.name for node in classes for base in node.bases if "nn.Module" in ast.unparse(base)]
+        assert not modules, f"{path} defines {modules}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# habits
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path != "wire/keys.py"])
+def test_keys_are_built_in_one_place(path: str):
+    for line, text in texts(SOURCES[path]):
+        assert not re.search(r"(^|:)(offers|pool|session|ingress|usage|license):(?!\s)", text), (
+            f"{path}:{line} {text}"
+        )
+        assert not re.search(r":(audio|events|state|inbox|workers)$", text), f"{path}:{line} {text}"
+
+
+@pytest.mark.parametrize("path", SOURCES)
+def test_tasks_live_in_groups(path: str):
+    for line, call in calls(SOURCES[path]):
+        receiver, _, name = call.rpartition(".")
+        if name in ("create_task", "ensure_future"):
+            grouped = receiver.split(".")[-1].strip("_") in ("tasks", "group") and name == "create_task"
+            assert grouped, f"{path}:{line} calls {call}; make tasks of a TaskGroup called `tasks` or `group`"
+
+
+@pytest.mark.parametrize("path", [path for path in TESTS if not path.startswith(SLEEPERS)])
+def test_tests_do_not_sleep(path: str):
+    for node in ast.walk(ast.parse(TESTS[path].read_text())):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "sleep":
+            ticks = [ast.unparse(argument) for argument in node.args] == ["0"]  # gives way, waits for nothing
+            assert ticks, f"{path}:{node.lineno} sleeps: wait for a condition (`wait_until`)"
+
+
+def test_tests_mirror_sources():
+    wanted = {
+        f"tests/{folder}/test_{name}"
+        for folder, _, name in (path.rpartition("/") for path in SOURCES if path not in UNTESTED)
+        if name != "__init__.py"
+    }
+    present = {path for path in TESTS if Path(path).name.startswith("test_") and not path.startswith(WHOLE)}
+    assert sorted(wanted - present) == [], "sources without a test file"
+    assert sorted(present - wanted) == [], "test files without a source"
+
+
+def test_packages_hold_a_map_and_nothing_else():
+    for path, tree in SOURCES.items():
+        if path.endswith("__init__.py"):
+            assert ast.get_docstring(tree), path
+            assert len(tree.body) == 1, path
+    folders = {Path(path).parent for path in SOURCES}
+    assert [str(folder) for folder in folders if not (ROOT / folder / "__init__.py").exists()] == []
+    assert [path for path in TESTS if path.endswith("__init__.py")] == []
+
+
+def test_every_file_says_what_it_is_for():
+    assert [path for path, tree in SOURCES.items() if not ast.get_docstring(tree)] == []
+    names = {Path(path).stem for path in (*SOURCES, *TESTS)}
+    assert not names & EMPTY_NAMES

@@ -1,0 +1,183 @@
+"""A draft changes nothing: transcripts are those of plain greedy decoding, token for token."""
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from workers import checkpoints
+from workers.drafting import Task, Transcript, transcribe
+from workers.models.moonshine import MIN_SAMPLES, Moonshine, MoonshineConfig, frames, fused
+from workers.words import repeats, token_cap
+
+DATA = Path(__file__).parents[1] / "data"
+VOCABULARY = 40
+
+
+@cache
+def tiny(seed: int) -> Moonshine:
+    """A small network of random weights, spread widely enough that it says many things."""
+    config = MoonshineConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        encoder_num_hidden_layers=1,
+        decoder_num_hidden_layers=2,
+        num_attention_heads=2,
+        alignment_heads=((0, 1), (1, 0)),
+    )
+    generator = torch.Generator().manual_seed(seed)
+    model = Moonshine(config).eval()
+    for weight in model.parameters():
+        weight.data.normal_(0.0, 0.4, generator=generator)
+    return model
+
+
+def sound(seed: int, samples: int) -> Tensor:
+    return torch.randn(samples, generator=torch.Generator().manual_seed(seed)) * 0.3
+
+
+def greedy(model: Moonshine, task: Task) -> tuple[list[int], float]:
+    """The plain way: the whole text again for every token, no cache, no draft. Tokens and the end's probability."""
+    tokens: list[int] = []
+    with torch.inference_mode():
+        samples = torch.tensor([len(task.audio)])
+        cross = model.cross(model.encode(task.audio[None], samples), frames(samples))
+        while True:
+            text = torch.tensor([[model.config.bos_token_id, *task.prefix, *tokens]])
+            positions = torch.arange(text.shape[1])[None]
+            hidden, _ = model.decode(text, positions, model.cache(1, text.shape[1]), cross)
+            chances = model.logits(hidden[0, -1]).float().softmax(-1)
+            token = int(chances.argmax())
+            if token == model.config.eos_token_id:
+                return tokens, float(chances[token])
+            tokens.append(token)
+            if (start := repeats(tokens)) is not None:
+                return tokens[:start], 0.0
+            if len(tokens) >= task.cap:
+                return tokens, 0.0
+
+
+def assert_greedy(model: Moonshine, task: Task, found: Transcript) -> None:
+    tokens, end = greedy(model, task)
+    assert found.tokens == tokens
+    assert found.end == pytest.approx(end, abs=1e-4)
+    assert found.probabilities.shape == (len(tokens),)
+    assert ((found.probabilities > 0) & (found.probabilities <= 1.00001)).all()
+    assert found.attention.shape == (len(task.prefix) + len(tokens), frames(len(task.audio)))
+    heads = len(model.config.alignment_heads)
+    assert found.attention.sum(1) == pytest.approx(np.full(len(found.attention), heads), abs=1e-3)
+
+
+tokens_of = st.integers(3, VOCABULARY - 1)
+
+
+@st.composite
+def tasks(draw: st.DrawFn, model: Moonshine) -> Task:
+    """Any audio and prefix, with a draft that is right, right for a while, wrong, or too long."""
+    audio = sound(draw(st.integers(0, 9)), draw(st.integers(MIN_SAMPLES, 12_000)))
+    prefix = tuple(draw(st.lists(tokens_of, max_size=4)))
+    task = Task(audio, prefix, cap=draw(st.integers(1, 24)))
+    right, _ = greedy(model, task)
+    kept = draw(st.integers(0, len(right)))
+    draft = right[:kept] + draw(st.lists(st.integers(0, VOCABULARY - 1), max_size=6))
+    if draw(st.booleans()):
+        draft += right[kept:] + draft
+    return replace(task, draft=tuple(draft))
+
+
+@given(st.data(), st.integers(0, 5))
+@settings(max_examples=60)
+def test_a_draft_changes_no_token(data: st.DataObject, seed: int) -> None:
+    model = tiny(seed)
+    task = data.draw(tasks(model))
+    [found] = transcribe(model, [task])
+    assert_greedy(model, task, found)
+
+
+@given(st.data(), st.integers(0, 5))
+@settings(max_examples=30)
+def test_rows_of_a_batch_are_independent(data: st.DataObject, seed: int) -> None:
+    model = tiny(seed)
+    batch = data.draw(st.lists(tasks(model), min_size=2, max_size=5))
+    for task, found in zip(batch, transcribe(model, batch), strict=True):
+        assert_greedy(model, task, found)
+        [alone] = transcribe(model, [task])
+        assert found.probabilities == pytest.approx(alone.probabilities, abs=1e-4)
+        assert found.attention == pytest.approx(alone.attention, abs=1e-4)
+
+
+def test_the_random_models_say_something() -> None:
+    """Else the properties above would be empty."""
+    lengths = {
+        len(greedy(tiny(seed), Task(sound(n, 9_000), cap=24))[0]) for seed in range(6) for n in range(5)
+    }
+    assert len(lengths) >= 3
+    assert max(lengths) >= 8
+
+
+def test_the_cap_ends_a_draft_too() -> None:
+    model = tiny(0)
+    audio = sound(1, 9_000)
+    for seed in range(6):
+        whole, _ = greedy(tiny(seed), Task(audio, cap=20))
+        if len(whole) >= 4:
+            model = tiny(seed)
+            break
+    [found] = transcribe(model, [Task(audio, draft=tuple(whole), cap=3)])
+    assert found.tokens == whole[:3]
+    assert found.end == 0.0
+
+
+# --- the real model
+
+
+@pytest.fixture(scope="module")
+def real() -> Moonshine:
+    config, weights = checkpoints.load(checkpoints.fetch("moonshine-tiny-en"))
+    model = Moonshine(MoonshineConfig.from_dict(config))
+    model.load_state_dict(fused(weights))
+    return model.eval()
+
+
+def speech(name: str, seconds: float | None = None) -> Tensor:
+    audio, _ = soundfile.read(DATA / name, dtype="float32")
+    return torch.from_numpy(audio[: int(seconds * 16_000) if seconds else None])
+
+
+@pytest.mark.weights
+def test_the_real_model_says_the_same_with_yesterdays_words_as_draft(real: Moonshine) -> None:
+    """As a session goes: each decode of a little more audio starts from the one before."""
+    draft: tuple[int, ...] = ()
+    for seconds in (1.0, 1.5, 2.0, 2.5, 2.8):
+        audio = speech("quick_brown_fox.wav", seconds)
+        task = Task(audio, draft=draft, cap=token_cap(seconds))
+        [found] = transcribe(real, [task])
+        assert_greedy(real, task, found)
+        draft = tuple(found.tokens)
+    assert len(draft) >= 9
+
+
+@pytest.mark.weights
+def test_the_real_model_says_the_same_batched_and_after_a_prefix(real: Moonshine) -> None:
+    hello, fox = speech("hello_world.wav"), speech("quick_brown_fox.wav")
+    [first, whole] = transcribe(real, [Task(hello), Task(fox)])
+    batch: list[Any] = [
+        Task(fox, prefix=tuple(whole.tokens[:4]), draft=tuple(whole.tokens[4:])),
+        Task(hello, draft=tuple(whole.tokens)),  # another speaker's words
+        Task(fox, draft=(*whole.tokens[:3], 500, *whole.tokens[4:])),
+    ]
+    after, other, mended = transcribe(real, batch)
+    assert after.tokens == whole.tokens[4:]
+    assert other.tokens == first.tokens
+    assert mended.tokens == whole.tokens
+    for task, found in zip(batch, (after, other, mended), strict=True):
+        assert_greedy(real, task, found)
