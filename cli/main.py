@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli import bench
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -35,6 +37,7 @@ models_app = typer.Typer(
     help="Model weights on this machine: list, fetch, remove.", no_args_is_help=True, rich_markup_mode="rich"
 )
 app.add_typer(models_app, name="models", rich_help_panel=STOCK)
+app.add_typer(bench.app, name="bench", rich_help_panel=STOCK)
 
 
 def _example(*lines: str) -> str:

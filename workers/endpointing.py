@@ -5,7 +5,7 @@ the audio; whether that lies in the past, because words came late, is of no conc
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from workers.recognizer import Observation
@@ -118,8 +118,9 @@ class OpenTurn:
 
     def listen(self, span: Span) -> None:
         """Keep what may have to be heard again."""
-        if self.spans and self.spans[-1].voiced == span.voiced and self.spans[-1].end_ms == span.start_ms:
-            self.spans[-1] = replace(self.spans[-1], end_ms=span.end_ms)
+        last = self.spans[-1] if self.spans else None
+        if last and last.voiced == span.voiced and last.end_ms == span.start_ms:
+            self.spans[-1] = Span(last.start_ms, span.end_ms, last.voiced, last.speech)
         else:
             self.spans.append(span)
 

@@ -228,14 +228,15 @@ class TurnTracker:
         turn, start = self._turn, max(span.start_ms, self._now_ms)
         if span.end_ms <= start:
             return
-        span = replace(span, start_ms=start)
+        if start > span.start_ms:
+            span = replace(span, start_ms=start)
         self._now_ms = span.end_ms
         if span.voiced:
             self._voice(span)
         elif self.state is State.SPEAKING:
             turn.pauses.append(Pause(start, span.end_ms))
         elif turn.pauses:
-            turn.pauses[-1] = replace(turn.pauses[-1], until_ms=span.end_ms)
+            turn.pauses[-1] = Pause(turn.pauses[-1].from_ms, span.end_ms)
         self._move(Move.SPEECH if span.voiced else Move.SILENCE)
         if self.state is not State.LISTENING:
             turn.listen(span)
@@ -271,6 +272,8 @@ class TurnTracker:
     # ---- decisions
 
     def _decide(self, changed: bool) -> list[Effect]:
+        if self.state is State.LISTENING and not changed:
+            return []
         end = end_ms(Moment(self._turn, self._silences(), self._now_ms, self._rules))
         utterance = self._utterance() if end is None else ""
         effects = self._show(utterance) if changed or utterance else []

@@ -112,7 +112,9 @@ class Window:
             onset = next((begin for begin, _ in spans if begin >= end), None)
             if not within and onset is not None and onset + MIN_WORD_MS <= follows:
                 start, end = onset, min(follows, onset + end - start)
-            if number == 0 and not within:  # in the silence before speech: its first word, that much is sure
+            elif (
+                number == 0 and not within
+            ):  # in the silence before speech: its first word, that much is sure
                 onset = next((begin for begin, _ in spans if begin >= end), end)
                 room = words[1].end_ms - MIN_WORD_MS if len(words) > 1 else follows  # the next one moves, too
                 end = onset if onset <= room else end

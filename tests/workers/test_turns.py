@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tests.playbook import Playbook, call, raises, some
 from wire.messages import SpeechStarted, Turn
+from wire.messages import Word as TurnWord
 from workers.recognizer import Hypothesis, Observation
 from workers.turns import MOVES, Finished, Flush, Move, State, TurnRules, TurnTracker
 from workers.words import Word
@@ -415,6 +416,7 @@ def test_confidence_is_told_as_a_probability(confidence, told):
     [turn] = TurnTracker(RULES, 0).advance(
         heard(*SPEECH, settled=(PLEASE,), heard_ms=1536, end_of_turn=confidence)
     )
+    assert isinstance(turn, Turn)
     assert turn.end_of_turn_confidence == told
 
 
@@ -458,7 +460,7 @@ def test_every_state_can_be_reached_and_only_the_last_is_not_left():
 
 @dataclass(frozen=True)
 class Conversation:
-    """Speech probability by hop, the words said, and when a decode listens: (heard_ms, belief that the turn is over)."""
+    """Speech probability by hop, the words, and when a decode listens: (heard_ms, belief that the turn is over)."""
 
     speech: tuple[float, ...]
     words: tuple[Word, ...]
@@ -476,16 +478,18 @@ lengths = st.tuples(
 )  # of a word, and of the gap behind it
 beliefs = st.sampled_from([0.1, 0.39, 0.41, 0.95])
 parts = st.tuples(
-    *(st.integers(0, 70), quietness, st.booleans()),
-    *(st.integers(10, 60), loudness, st.lists(lengths, min_size=1, max_size=3), beliefs),
+    *(st.integers(0, 60), quietness, st.booleans()),
+    *(st.integers(10, 50), loudness, st.lists(lengths, min_size=1, max_size=3), beliefs),
 )
-conversation_parts = st.lists(parts, max_size=5)
+conversation_parts = st.lists(parts, max_size=4)
 
 
 @st.composite
 def conversations(draw):
-    """Stretches of speech with words, pauses of every length, clicks, coughs; a decode in each pause and in long speech."""
-    speech, words, decodes = [], [], []
+    """Stretches of speech with words, pauses of every length, clicks, coughs; a decode in pauses and in long speech."""
+    speech: list[float] = []
+    words: list[Word] = []
+    decodes: list[tuple[int, float]] = []
     for silent_hops, quiet, click, said_hops, loud, word_lengths, belief in draw(conversation_parts):
         pause = fill(quiet, silent_hops)
         if click and len(pause) > 8:
@@ -505,12 +509,14 @@ def fill(pattern, count):
 
 def said(start, end, word_lengths, number):
     """Words of these lengths and gaps, over and over, that end a little before `end`."""
-    words = []
-    for length, gap in cycle(word_lengths):
-        if start + length > end - 40:
-            return words
+    words: list[Word] = []
+    sizes = cycle(word_lengths)
+    length, gap = next(sizes)
+    while start + length <= end - 40:
         words.append(word(f"w{number + len(words)}", start, start + length))
         start += length + gap
+        length, gap = next(sizes)
+    return words
 
 
 @dataclass
@@ -528,6 +534,12 @@ class Simulator:
     def __post_init__(self):
         self.todo.extend(self.talk.decodes)
 
+    def resumed(self, at_ms):
+        """As if all before `at_ms` had been told."""
+        self.stepped, self.known_ms = at_ms // HOP, at_ms
+        self.settled = sum(each.start_ms < at_ms for each in self.talk.words)
+        return self
+
     def step(self, count):
         """Hypothesis after the next `count` hops."""
         first, self.stepped = self.stepped, min(self.stepped + count, len(self.talk.speech))
@@ -542,7 +554,7 @@ class Simulator:
         return Hypothesis(hops)
 
     def answer(self, hops):
-        at_ms, self.flush_ms = self.flush_ms, None
+        at_ms, self.flush_ms = self.flush_ms or 0, None
         self.known_ms = max(self.known_ms, at_ms)
         settled = self.settle(lambda each: each.start_ms < at_ms)
         return Hypothesis(hops, settled, (), 0.5, at_ms, at_ms)
@@ -582,9 +594,12 @@ class Run:
         ]
 
 
-def play(talk, rules=RULES, chunks=(1,), late_ms=0, delays=(0,), each_step=lambda tracker, now_ms: None):
-    """Step through to the end; an answer to a flush waits for some more steps, in turn as `delays` say."""
-    tracker, simulator = TurnTracker(rules, 0), Simulator(talk, late_ms)
+def play(talk, rules=RULES, chunks=(1,), late_ms=0, delays=(0,), each_step=None, order=0, at_ms=0):
+    """Step through to the end; an answer to a flush waits for some more steps, in turn as `delays` say.
+
+    With `at_ms`, a session that resumes there with turn `order`.
+    """
+    tracker, simulator = TurnTracker(rules, order, at_ms), Simulator(talk, late_ms).resumed(at_ms)
     effects, sizes, waits = [], cycle(chunks), cycle(delays)
     asked, wait = None, 0
 
@@ -603,7 +618,8 @@ def play(talk, rules=RULES, chunks=(1,), late_ms=0, delays=(0,), each_step=lambd
             simulator.flush_ms, asked = asked, None
         wait -= 1
         perform(tracker.advance(simulator.step(count)))
-        each_step(tracker, HOP * simulator.stepped)
+        if each_step:
+            each_step(tracker, HOP * simulator.stepped)
 
     while simulator.stepped < len(talk.speech):
         step(next(sizes))
@@ -672,6 +688,17 @@ def test_a_slow_recognizer_changes_no_final(talk, rules, slow):
 
 
 @many
+@given(conversations(), st.booleans(), chunkings, st.data())
+def test_a_session_resumed_at_a_final_tells_the_same_finals(talk, sure, chunks, data):
+    """Silences are whole hops here, so that a resumed session's hops lie where they lay."""
+    cuts = [(0, 0)]
+    rules = replace(RULES, min_turn_silence_ms=416, end_of_turn_confidence_threshold=0.4 if sure else 0.0)
+    whole = play(talk, rules, each_step=lambda tracker, _: cuts.append((tracker.order, tracker.cut_ms)))
+    order, at_ms = data.draw(st.sampled_from(sorted({cut for cut in cuts if cut[1] % HOP == 0})))
+    assert play(talk, rules, chunks, order=order, at_ms=at_ms).told == whole.told[order:]
+
+
+@many
 @given(st.lists(st.floats(0, 0.39), max_size=150), some_rules, chunkings)
 def test_no_speech_in_nothing_out(speech, rules, chunks):
     assert play(Conversation(tuple(speech), (), ()), rules, chunks).effects == [Finished()]
@@ -736,7 +763,7 @@ def test_after_the_end_nothing(talk, chunks, inputs):
 @many
 @given(conversations(), some_rules, st.fixed_dictionaries(slowness))
 def test_partials_show_one_pending_word_and_final_words_never_change(talk, rules, slow):
-    shown = {}
+    shown: dict[int, list[TurnWord]] = {}
     for turn in play(talk, rules, **slow).messages:
         states = [each.word_is_final for each in turn.words]
         assert states in ([True] * len(states), [True] * (len(states) - 1) + [False])
@@ -772,16 +799,75 @@ def test_a_cut_of_long_turns_loses_nothing(talk, max_turn_ms, slow):
     run = play(talk, rules, **slow)
     assert [each.text for turn in run.finals for each in turn.words] == [each.text for each in talk.words]
     assert run.cuts == sorted(run.cuts)
-    for cut in run.cuts[:-1]:
-        assert not any(
-            each.start_ms < cut < each.end_ms and each in settled_before(run, cut) for each in talk.words
-        )
+    settled_ms = 0  # end of the last word that the open turn has shown as final
+    for effect in run.effects:
+        if isinstance(effect, Turn):
+            ends = [each.end for each in effect.words if each.word_is_final]
+            settled_ms = 0 if effect.end_of_turn else max(ends, default=0)
+        elif isinstance(effect, Flush):
+            assert effect.at_ms >= settled_ms
 
 
-def settled_before(run, cut):
-    """Words that a partial had shown as final when the turn was cut."""
-    place = run.effects.index(Flush(cut))
-    turns = [effect for effect in run.effects[:place] if isinstance(effect, Turn)]
-    return [
-        word(each.text, each.start, each.end) for turn in turns for each in turn.words if each.word_is_final
-    ]
+# ---------------------------------------------------------------------------------------------------------------------
+# anything in any state
+
+any_time = st.integers(-100, 6_000)
+any_words = st.lists(
+    st.builds(word, st.sampled_from(["a", "b.", "'", "C"]), any_time, any_time, st.floats(0, 1)), max_size=3
+).map(tuple)
+any_hypothesis = st.fixed_dictionaries(
+    {
+        "hops": st.lists(st.tuples(st.integers(-5, 400), st.floats()), max_size=8),  # ms since the one before
+        "settled": any_words,
+        "tail": st.none() | any_words,
+        "end_of_turn": st.floats(),
+        "flushed_ms": st.none() | any_time | st.just(10**9),
+        "heard_ms": any_time,
+    }
+)
+any_input = st.one_of(
+    st.tuples(st.just("advance"), any_hypothesis),
+    st.tuples(st.just("advance"), any_hypothesis),
+    st.tuples(st.just("force_endpoint"), any_time),
+    st.tuples(st.just("configure"), some_rules),
+    st.tuples(st.just("finish"), any_time),
+)
+
+
+def hypothesis_after(tracker, hops, **told):
+    at_ms, observations = tracker._gate.at_ms, []
+    for step_ms, speech in hops:
+        at_ms += step_ms
+        observations.append(Observation(at_ms, speech))
+    return Hypothesis(tuple(observations), **told)
+
+
+@settings(max_examples=600)
+@given(some_rules, st.lists(any_input, max_size=25))
+def test_any_input_in_any_state_leads_to_a_legal_state_or_is_refused_and_changes_nothing(rules, inputs):
+    tracker, waiting, order = TurnTracker(rules, 0), False, 0
+    for name, value in inputs:
+        argument = hypothesis_after(tracker, **value) if name == "advance" else value
+        before, state = snapshot(tracker), tracker.state
+        try:
+            effects = getattr(tracker, name)(argument)
+        except ValueError:
+            assert name == "advance"
+            assert snapshot(tracker) == before
+            continue
+        assert tracker.state in State
+        if state is State.DONE:
+            assert effects == []
+            assert snapshot(tracker) == before
+        for effect in effects:
+            if isinstance(effect, Flush):
+                assert not waiting, "one flush at a time"
+                waiting = True
+            elif isinstance(effect, Turn):
+                waiting &= not effect.end_of_turn
+                assert effect.turn_order == order
+                order += effect.end_of_turn
+            else:
+                assert tracker.state is State.DONE
+        waiting = tracker.state is State.FLUSHING
+    assert tracker.order == order

@@ -1,0 +1,223 @@
+"""`steno bench`: accuracy, sessions and latency of the real stack, here, as tables, JSON and pictures."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="Measure the whole stack on this machine: accuracy, sessions, latency.\n\nEach starts a stack of its own, and "
+    "writes JSON and a picture. Let nothing else run meanwhile.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Out = Annotated[
+    Path, typer.Option(metavar="DIR", file_okay=False, help="Where JSON and picture are written.")
+]
+Quick = Annotated[bool, typer.Option("--quick", help="A minute's look; too short for figures to quote.")]
+Tell = Callable[[str], None]
+RESULTS = Path("bench-results")
+
+
+@app.command(epilog="[bold]Examples[/]\n  [cyan]steno bench accuracy[/]")
+def accuracy(as_json: AsJson = False, out: Out = RESULTS, quick: Quick = False) -> None:
+    """Word error rate streamed in real time, against the same weights on the whole recording."""
+    from cli import bench_accuracy, bench_picture
+
+    with _measuring(as_json) as tell:
+        result = _result("accuracy", bench_accuracy.run(quick, tell), quick)
+    rows = [
+        (
+            clip["name"],
+            clip["seconds"],
+            clip["streamed_wer"],
+            clip["whole_wer"],
+            clip["streamed_vs_whole_wer"],
+        )
+        for clip in result["clips"]
+    ]
+    rows.append(("all", "", result["streamed_wer"], result["whole_wer"], result["streamed_vs_whole_wer"]))
+    _write(result, out, lambda path: bench_picture.accuracy(result["clips"], _title(result), path))
+    _print(result, ("recording", "s", "streamed, %", "whole, %", "streamed vs whole, %"), rows, as_json)
+    if not as_json:
+        _say(f"streamed is {result['difference_points']:+.2f} points from whole (goal: at most +1)")
+
+
+@app.command(epilog="[bold]Examples[/]\n  [cyan]steno bench worker --sessions 4,8,12 --seconds 60[/]")
+def worker(
+    sessions: Annotated[str, typer.Option(metavar="N,...", help="Levels to try.")] = "1,2,4,8,12,16",
+    seconds: Annotated[float, typer.Option(min=2, help="Audio of each session at each level, in s.")] = 30,
+    as_json: AsJson = False,
+    out: Out = RESULTS,
+    quick: Quick = False,
+) -> None:
+    """How many live sessions this machine holds."""
+    from cli import bench_picture, bench_worker
+
+    counts = _counts("1,8" if quick else sessions)
+    with _measuring(as_json) as tell:
+        result = _result("worker", bench_worker.run(counts, 15 if quick else seconds, tell), quick)
+    _write(
+        result,
+        out,
+        lambda path: bench_picture.sessions(
+            result["levels"], _title(result), bench_worker.GOAL_FINAL_MS, path
+        ),
+    )
+    parts = {
+        "sessions": "sessions",
+        "phrases": "phrases",
+        "final_p50_ms": "final p50",
+        "final_p95_ms": "p95",
+        "gap_p95_ms": "gap p95",
+        "growth_ms": "growth",
+        "generator_late_p99_ms": "late p99",
+    }
+    services = list(result["levels"][0]["cores"])
+    rows = [
+        (
+            *(level[part] for part in parts),
+            *(f"{level['cores'][name]:.2f}" for name in services),
+            "yes" if level["holds"] else ", ".join(level["falls_short"]),
+        )
+        for level in result["levels"]
+    ]
+    _print(result, (*parts.values(), *services, "holds"), rows, as_json)
+    if as_json:
+        return
+    _say(
+        f"holds [bold]{result['holds']}[/] live sessions (goal: {result['goals']['sessions']}). Delays in ms, "
+        "services in cores; gap: between partials; late: the generator itself"
+    )
+    if max(level["cores"]["others"] for level in result["levels"]) > bench_worker.BUSY_CORES:
+        _say("[yellow]other programs used this machine meanwhile: the figures tell of them too[/]")
+
+
+@app.command(epilog="[bold]Examples[/]\n  [cyan]steno bench latency --repeats 5[/]")
+def latency(
+    repeats: Annotated[int, typer.Option(min=1, help="How often each session is repeated.")] = 5,
+    seconds: Annotated[float, typer.Option(min=2, help="Audio of each session, in s.")] = 30,
+    as_json: AsJson = False,
+    out: Out = RESULTS,
+    quick: Quick = False,
+) -> None:
+    """What one speaker waits for: Begin, first words, finals."""
+    from cli import bench_latency, bench_picture
+
+    with _measuring(as_json) as tell:
+        measured = bench_latency.run(1 if quick else repeats, min(seconds, 15) if quick else seconds, tell)
+        result = _result("latency", measured, quick)
+    meanings, goals = bench_latency.MEANINGS, bench_latency.GOALS
+    values = {f"{name}: {meaning}": result["measured"][name] for name, meaning in meanings.items()}
+    lines = {f"{name}: {meanings[name]}": goal for name, goal in goals.items()}
+    _write(result, out, lambda path: bench_picture.delays(values, lines, _title(result), path))
+    rows = [
+        (
+            name,
+            *(result["results"][name][part] for part in ("count", "p50", "p95", "max")),
+            goals.get(name, ""),
+            meaning,
+        )
+        for name, meaning in meanings.items()
+    ]
+    server = result["results"]["server_end_of_turn"]
+    rows.append(
+        (
+            "server_end_of_turn",
+            int(server["count"]),
+            server["p50_ms"],
+            server["p95_ms"],
+            "",
+            "",
+            "the worker's own metric",
+        )
+    )
+    _print(result, ("measure", "count", "p50, ms", "p95", "max", "goal p50", "meaning"), rows, as_json)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _counts(text: str) -> list[int]:
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError:
+        counts = []
+    if not counts or min(counts) < 1:
+        raise typer.BadParameter(
+            "numbers of sessions with commas between, such as 1,4,8", param_hint="--sessions"
+        )
+    return counts
+
+
+@contextlib.contextmanager
+def _measuring(quiet: bool) -> Iterator[Tell]:
+    """Weights and tools at hand, a line that moves while measuring."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from cli import up
+    from cli.bench_machine import tool
+
+    for name in ("psutil", "matplotlib"):
+        tool(name)  # missing: say so before measuring for minutes
+    notes = Console(stderr=True)
+    up.fetch_weights(notes)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with up.signals_as_ctrl_c(), Progress(*columns, console=notes, transient=True, disable=quiet) as progress:
+        task = progress.add_task("measuring")
+        yield lambda text: progress.update(task, description=text)
+
+
+def _result(name: str, measured: dict[str, Any], quick: bool) -> dict[str, Any]:
+    from cli import bench_machine
+
+    return {"bench": name, "quick": quick, **bench_machine.describe(), **measured}
+
+
+def _write(result: dict[str, Any], out: Path, draw: Callable[[Path], None]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{result['bench']}.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    draw(out / f"{result['bench']}.png")
+    result["written"] = [str(out / f"{result['bench']}.{kind}") for kind in ("json", "png")]
+
+
+def _title(result: dict[str, Any]) -> str:
+    machine, versions = result["machine"], result["versions"]
+    return (
+        f"steno bench {result['bench']}: {machine['processor']}, {machine['cores']} cores; steno {versions['steno']} "
+        f"({result['commit']}), torch {versions['torch']}"
+    )
+
+
+def _print(
+    result: dict[str, Any], header: tuple[str, ...], rows: list[tuple[Any, ...]], as_json: bool
+) -> None:
+    from rich.table import Table
+
+    if as_json:
+        typer.echo(json.dumps(result, ensure_ascii=False))
+        return
+    table = Table(*header, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*("-" if cell is None else str(cell) for cell in row))
+    _say(_title(result))
+    for line in (result["machine"], result["versions"], result["settings"]):
+        _say("[dim]" + ", ".join(f"{name} {value}" for name, value in line.items()) + "[/]")
+    _say(f"[dim]{result['method']}[/]\n")
+    _say(table)
+    _say("\n[dim]written: " + ", ".join(result["written"]) + "[/]")
+
+
+def _say(what: Any) -> None:
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)  # a file has no width
+    console.print(what, highlight=False)

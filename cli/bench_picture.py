@@ -1,0 +1,79 @@
+"""The benchmarks' pictures (PNG)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cli.bench_machine import tool
+
+_WIDTH, _HEIGHT, _DPI = 9.0, 7.0, 120
+
+
+def _figure(rows: int, title: str) -> tuple[Any, Any]:
+    tool("matplotlib").use("Agg")
+    figure, axes = tool("matplotlib.pyplot").subplots(
+        rows, 1, figsize=(_WIDTH, _HEIGHT), squeeze=False, layout="constrained"
+    )
+    figure.suptitle(title, fontsize=10)
+    return figure, axes[:, 0]
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.savefig(path, dpi=_DPI)
+    tool("matplotlib.pyplot").close(figure)
+
+
+def sessions(levels: Sequence[Mapping[str, Any]], title: str, goal_ms: float, path: Path) -> None:
+    """Delays and processor use over the number of sessions."""
+    figure, (delays, cores) = _figure(2, title)
+    counts = [level["sessions"] for level in levels]
+    for part, style in (("final_p50_ms", "o-"), ("final_p95_ms", "s-"), ("gap_p95_ms", "^--")):
+        known = [(n, level[part]) for n, level in zip(counts, levels, strict=True) if level[part] is not None]
+        if known:
+            names = {
+                "final_p50_ms": "final, p50",
+                "final_p95_ms": "final, p95",
+                "gap_p95_ms": "between partials, p95",
+            }
+            delays.plot(*zip(*known, strict=True), style, label=names[part])
+    delays.axhline(goal_ms, color="grey", linestyle=":", label=f"goal, {goal_ms:.0f} ms")
+    delays.set(ylabel="ms after the last sound", yscale="log", xticks=counts)
+    for name in levels[0]["cores"] if levels else ():
+        cores.plot(counts, [level["cores"][name] for level in levels], "o-", label=name)
+    cores.set(xlabel="live sessions", ylabel="cores in use", xticks=counts)
+    for axis in (delays, cores):
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    _save(figure, path)
+
+
+def delays(
+    measured: Mapping[str, Sequence[float]], goals: Mapping[str, float], title: str, path: Path
+) -> None:
+    """Every measured value as a dot, medians as bars, goals as lines; one row for each measure."""
+    shown = {name: values for name, values in measured.items() if values}
+    figure, axes = _figure(max(1, len(shown)), title)
+    for axis, (name, values) in zip(axes, shown.items(), strict=False):
+        axis.plot(values, [0] * len(values), "o", alpha=0.4)
+        axis.plot([sorted(values)[len(values) // 2]], [0], "|", markersize=30, color="black")
+        if name in goals:
+            axis.axvline(goals[name], color="tab:red", linestyle=":", label="goal")
+        axis.set(yticks=[], title=name)
+        axis.title.set_fontsize(9)
+        axis.set_xlim(left=min(0.0, *values) - 5)
+        axis.grid(alpha=0.3)
+    axes[-1].set_xlabel("ms")
+    _save(figure, path)
+
+
+def accuracy(clips: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
+    """Word error rates of each recording, streamed beside whole."""
+    figure, (axis,) = _figure(1, title)
+    known = [clip for clip in clips if clip["reference"] is not None]
+    for shift, part in ((-0.2, "streamed_wer"), (0.2, "whole_wer")):
+        places = [number + shift for number in range(len(known))]
+        axis.bar(places, [clip[part] for clip in known], 0.4, label=part.removesuffix("_wer"))
+    axis.set(ylabel="word error rate, %", xticks=range(len(known)))
+    axis.set_xticklabels([clip["name"] for clip in known], rotation=20)
+    axis.legend()
+    _save(figure, path)

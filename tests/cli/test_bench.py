@@ -1,0 +1,54 @@
+"""`steno bench`: the command as a user runs it; a short run leaves JSON and a picture."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+
+COMMANDS = ("accuracy", "worker", "latency")
+
+
+def bench(*words: str):
+    return CliRunner().invoke(app, ["bench", *words], env={"COLUMNS": "160", "TERM": "dumb"})
+
+
+def test_help_names_every_measurement() -> None:
+    found = bench("--help")
+    assert found.exit_code == 0
+    assert all(command in found.output for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_help_has_an_example(command) -> None:
+    found = bench(command, "--help")
+    assert found.exit_code == 0
+    assert f"steno bench {command}" in found.output
+    assert "--quick" in found.output
+
+
+@pytest.mark.parametrize("sessions", ["many", "0", "4,,8", ""])
+def test_wrong_levels_are_refused(sessions) -> None:
+    found = bench("worker", "--sessions", sessions)
+    assert found.exit_code == 2
+    assert "commas" in found.output
+
+
+@pytest.mark.weights
+def test_a_short_run_prints_json_and_leaves_it_with_a_picture(tmp_path) -> None:
+    found = bench("worker", "--sessions", "1", "--seconds", "2", "--json", "--out", str(tmp_path))
+    assert found.exit_code == 0, found.output
+    result = json.loads(found.stdout.splitlines()[-1])
+    saved = json.loads((tmp_path / "worker.json").read_text())
+    assert saved["levels"] == result["levels"]
+    assert {"machine", "versions", "commit", "settings", "method", "holds"} <= set(result)
+    assert (tmp_path / "worker.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.weights
+def test_a_short_run_prints_a_table(tmp_path) -> None:
+    found = bench("worker", "--sessions", "1", "--seconds", "2", "--out", str(tmp_path))
+    assert found.exit_code == 0, found.output
+    assert "live sessions (goal: 8)" in found.output
+    assert "worker.png" in found.output

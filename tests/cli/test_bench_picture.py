@@ -1,0 +1,40 @@
+"""`cli.bench_picture`: each picture is a PNG, also where little was measured."""
+
+import pytest
+
+from cli import bench_picture
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def level(sessions: int, value: float | None) -> dict[str, object]:
+    return {
+        "sessions": sessions,
+        "final_p50_ms": value,
+        "final_p95_ms": value,
+        "gap_p95_ms": value,
+        "cores": {"redis": 0.1, "english": 0.5},
+    }
+
+
+@pytest.mark.parametrize(
+    "levels", [[level(1, 300.0)], [level(1, 300.0), level(8, 900.0)], [level(1, 300.0), level(2, None)]]
+)
+def test_sessions(tmp_path, levels) -> None:
+    bench_picture.sessions(levels, "title", 1_000, tmp_path / "worker.png")
+    assert (tmp_path / "worker.png").read_bytes().startswith(SIGNATURE)
+
+
+@pytest.mark.parametrize("measured", [{"a": [1.0, 2.0], "b": [3.0], "c": []}, {"a": []}])
+def test_delays(tmp_path, measured) -> None:
+    bench_picture.delays(measured, {"a": 700.0}, "title", tmp_path / "latency.png")
+    assert (tmp_path / "latency.png").read_bytes().startswith(SIGNATURE)
+
+
+def test_accuracy(tmp_path) -> None:
+    clips: list[dict[str, object]] = [
+        {"name": "known", "reference": "words", "streamed_wer": 1.0, "whole_wer": 0.0},
+        {"name": "unknown", "reference": None, "streamed_wer": None, "whole_wer": None},
+    ]
+    bench_picture.accuracy(clips, "title", tmp_path / "accuracy.png")
+    assert (tmp_path / "accuracy.png").read_bytes().startswith(SIGNATURE)

@@ -1,0 +1,53 @@
+"""`cli.bench_worker`: what makes a level hold, and a short run of the real stack."""
+
+import pytest
+
+from cli import bench_worker
+from cli.bench_figures import Answer
+
+
+def answer(end_s: float, final_ms: float | None = 500.0, gap_ms: float = 600.0) -> Answer:
+    return Answer(end_s, final_ms, final_ms, 500.0, (gap_ms,))
+
+
+def judged(*answers: Answer, late: float = 1.0, errors: tuple[str, ...] = ()):
+    return bench_worker.judged(2, [answers, answers], [late] * 10, errors)
+
+
+def test_a_level_that_answers_in_time_holds() -> None:
+    level = judged(*(answer(n) for n in range(20)))
+    assert level["holds"]
+    assert (level["phrases"], level["unanswered"], level["final_p95_ms"]) == (40, 0, 500.0)
+    assert level["growth_ms"] == pytest.approx(0)
+
+
+@pytest.mark.parametrize(
+    "level,reason",
+    [
+        (judged(*(answer(n, final_ms=1_100) for n in range(9))), "finals too late"),
+        (judged(*(answer(n, gap_ms=1_100) for n in range(9))), "partials too rare"),
+        (judged(*(answer(n, final_ms=100 + 80 * n) for n in range(9))), "delay grows"),
+        (judged(*(answer(n) for n in range(9)), answer(9, final_ms=None)), "phrases without a final"),
+        (judged(*(answer(n) for n in range(9)), late=80), "the generator itself was late"),
+        (judged(*(answer(n) for n in range(9)), errors=("refused",)), "sessions failed"),
+        (judged(), "nothing was measured"),
+    ],
+)
+def test_what_makes_a_level_fall_short(level, reason) -> None:
+    assert level["falls_short"] == [reason]
+    assert not level["holds"]
+
+
+def test_parameters_reach_the_address() -> None:
+    assert bench_worker.endpoint("ws://localhost:1", a=0.4, b=160) == "ws://localhost:1/?a=0.4&b=160"
+
+
+@pytest.mark.weights
+def test_the_real_stack_is_measured() -> None:
+    result = bench_worker.run([2], 3, lambda _: None)
+    (level,) = result["levels"]
+    assert level["errors"] == []
+    assert level["phrases"] >= 2
+    assert level["final_p50_ms"] > 160  # no final can come before the shortest silence that ends a turn
+    assert level["cores"]["english"] > 0
+    assert result["holds"] in (0, 2)

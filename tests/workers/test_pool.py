@@ -1,0 +1,127 @@
+"""Leases of one worker, over a real Redis."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from wire.entries import Lease, Offer
+from wire.errors import BusUnavailable
+from wire.keys import Keys
+from wire.params import SessionParams
+from wire.streams import Bus
+from workers.pool import Pool
+
+POOL = "english"
+PARAMS = SessionParams().model_dump()
+Run = Callable[..., Any]
+
+
+def hire(bus: Bus, name: str, lease_s: float = 60.0) -> Pool:
+    return Pool(bus, POOL, name, lease_s)
+
+
+async def offer(bus: Bus, *sessions: str) -> None:
+    for session in sessions:
+        await bus.offer(Offer(session, "node", POOL, PARAMS))
+
+
+async def taken(bus: Bus, pool: Pool, *sessions: str) -> list[Lease]:
+    await pool.join()
+    await offer(bus, *sessions)
+    leases = await pool.take(len(sessions), 20)
+    assert [lease.session for lease in leases] == list(sessions)
+    return leases
+
+
+def test_renewal_comes_four_times_in_the_life_of_a_lease(bus: Bus) -> None:
+    assert hire(bus, "a", lease_s=3.0).renew_s == 0.75
+
+
+def test_offers_are_taken_up_to_a_count_and_kept(bus: Bus, run: Run) -> None:
+    async def scenario() -> None:
+        pool = hire(bus, "a")
+        await pool.join()
+        assert await pool.take(2, 1) == []
+        await offer(bus, "s", "t", "u")
+        assert [lease.session for lease in await pool.take(2, 20)] == ["s", "t"]
+        assert [lease.session for lease in await pool.take(2, 20)] == ["u"]
+        assert sorted(pool.leases) == ["s", "t", "u"]
+        assert await pool.renew() == []
+
+    run(scenario())
+
+
+def test_a_settled_session_is_gone_for_good(bus: Bus, run: Run) -> None:
+    async def scenario() -> None:
+        pool = hire(bus, "a", lease_s=0.001)
+        leases = await taken(bus, pool, "s")
+        await pool.settle(leases)
+        assert pool.leases == {}
+        assert await hire(bus, "b", lease_s=0.0).take_over(5) == []
+
+    run(scenario())
+
+
+def test_a_worker_that_leaves_gives_everything_back_at_once(bus: Bus, run: Run) -> None:
+    async def scenario() -> None:
+        first, second = hire(bus, "a"), hire(bus, "b")
+        await taken(bus, first, "s", "t")
+        assert await second.take_over(5) == []  # the leases are young
+        await first.leave()
+        assert first.leases == {}
+        leases = await second.take_over(5)
+        assert sorted(lease.session for lease in leases) == ["s", "t"]
+        assert {lease.generation for lease in leases} == {2}
+
+    run(scenario())
+
+
+def test_a_lease_taken_by_another_is_lost_and_cannot_be_renewed(bus: Bus, run: Run) -> None:
+    async def scenario() -> None:
+        first, second = hire(bus, "a"), hire(bus, "b", lease_s=0.0)
+        [old, kept] = await taken(bus, first, "s", "t")
+        assert [lease.session for lease in await second.take_over(1)] == ["s"]
+        assert await first.renew() == [old]
+        assert list(first.leases.values()) == [kept]
+        assert await first.renew() == []
+        await first.settle([old])  # too late, and harmless
+        assert await second.renew() == []
+
+    run(scenario())
+
+
+def test_a_session_whose_client_is_gone_is_lost(bus: Bus, keys: Keys, run: Run) -> None:
+    async def scenario() -> None:
+        pool = hire(bus, "a")
+        [lease] = await taken(bus, pool, "s")
+        await bus.withdraw(lease.offer, b"0-1")
+        assert await pool.renew() == [lease]
+        assert pool.leases == {}
+
+    run(scenario())
+
+
+def test_a_newer_lease_of_our_own_is_not_dropped_with_the_old_one(bus: Bus, run: Run) -> None:
+    async def scenario() -> None:
+        pool = hire(bus, "a", lease_s=0.0)  # sleeps past every lease
+        [old] = await taken(bus, pool, "s")
+        [new] = await pool.take_over(1)
+        assert (old.generation, new.generation) == (1, 2)
+        assert not pool.drop(old)
+        assert pool.leases == {"s": new}
+        await pool.settle([new])
+
+    run(scenario())
+
+
+def test_without_redis_everything_says_so(run: Run, free_port: Callable[[], int]) -> None:
+    async def scenario() -> None:
+        bus = Bus(f"redis://127.0.0.1:{free_port()}/0", Keys("nowhere"))
+        pool = hire(bus, "a")
+        for act in (pool.join(), pool.take(1, 1), pool.take_over(1), pool.leave()):
+            with pytest.raises(BusUnavailable):
+                await act
+        await bus.close()
+
+    run(scenario())
