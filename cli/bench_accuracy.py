@@ -23,8 +23,8 @@ GOAL_POINTS = 1.0
 METHOD = (
     f"Each recording once through the real stack over a real WebSocket in real time ({AT_ONCE} at a time, 50 ms "
     "chunks, the protocol's default silence setting), all finals joined; and once whole through the same weights at "
-    "the same precision (in pieces cut at pauses where longer than 30 s). Lower case, no punctuation, numbers as they are. "
-    "Errors are summed over the recordings whose words are known; streamed_vs_whole takes the whole one as the "
+    "the same precision (in pieces cut at pauses where longer than 30 s). Lower case, no punctuation, numbers as they "
+    "are. Errors are summed over the recordings whose words are known; streamed_vs_whole takes the whole one as the "
     "reference, over all recordings."
 )
 _NO_PUNCTUATION = str.maketrans({mark: " " for mark in string.punctuation if mark != "'"} | {"\u2019": "'"})

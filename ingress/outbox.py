@@ -38,7 +38,7 @@ class Outbox:
         self._work.set()
 
     def withdraw(self, offer: Offer, offer_id: bytes) -> None:
-        """Nobody took the offer: take it back, and write nothing more of its session."""
+        """Nobody took the offer: take it back, with the audio appended by then. Append nothing for it after this."""
         self._withdrawn.append((offer, offer_id))
         self._work.set()
 
@@ -77,14 +77,11 @@ class Outbox:
             raise
 
     async def _append_pending(self) -> None:
-        # An entry after its session's withdrawal would make a key that nobody lets go.
-        gone = {offer.session for offer, _ in self._withdrawn}
-        entries = [pair for pair in self._pending if pair[0] not in gone]
-        count, size = len(self._pending), self.pending_bytes
+        entries, size = list(self._pending), self.pending_bytes
         metrics.PENDING_BYTES.set(size)
         if entries:
             with metrics.APPEND_SECONDS.time():
                 await self._bus.append(entries)
-        for _ in range(count):
+        for _ in entries:
             self._pending.popleft()
         self.pending_bytes -= size

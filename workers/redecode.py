@@ -15,7 +15,7 @@ ruled by audio time: how fast audio arrives and how it is cut into chunks change
 suffices. When it does not, partials wait, and finals go first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,8 +95,8 @@ class Redecoder:
     def step(self, batch: Batch) -> list[Hypothesis | None]:
         """Listen to the batch's audio, decode what is due, answer flushes."""
         self._accept(batch)
-        observations = self._listen()
-        decoded, failed = self._decode(self._in_line())
+        observations, fell_due = self._listen()
+        decoded, failed = self._decode(self._in_line(fell_due))
         return [
             Hypothesis(failed=True)
             if slot in failed
@@ -118,9 +118,12 @@ class Redecoder:
         for slot in np.flatnonzero(batch.flush_ms != NO_FLUSH).tolist():
             self._windows[slot].flush_ms = int(batch.flush_ms[slot])
 
-    def _listen(self) -> list[list[Observation]]:
-        """Speech probability of every hop that is complete, one batched VAD step per round."""
+    def _listen(self) -> tuple[list[list[Observation]], dict[int, _Due]]:
+        """Speech probability of every hop that is complete, one batched VAD step per round; and which slots fell due
+        at which hop, so that a decode ends there, however many hops came at once.
+        """
         heard: list[list[Observation]] = [[] for _ in self._windows]
+        fell_due: dict[int, _Due] = {}
         while ready := [
             slot for slot, window in enumerate(self._windows) if window.end - window.heard >= HOP
         ]:
@@ -137,7 +140,9 @@ class Redecoder:
                 heard[slot].append(
                     Observation(self._windows[slot].ms(self._windows[slot].heard), speech[slot])
                 )
-        return heard
+                if slot not in fell_due and (item := self._due(slot, self._windows[slot])) is not None:
+                    fell_due[slot] = item
+        return heard, fell_due
 
     def _hear(self, window: Window, speech: float) -> None:
         """Note speech and its ends; forget silence that nobody will ask about."""
@@ -162,11 +167,13 @@ class Redecoder:
 
     # ---------------------------------------------------------------------------------------------- what is due
 
-    def _in_line(self) -> list[_Due]:
+    def _in_line(self, fell_due: Mapping[int, _Due]) -> list[_Due]:
         """Due slots, most urgent first, as many as the budget covers."""
-        due = [
-            item for slot, window in enumerate(self._windows) if (item := self._due(slot, window)) is not None
-        ]
+        due: list[_Due] = []
+        for slot, window in enumerate(self._windows):
+            item = fell_due.get(slot) if window.flush_ms == NO_FLUSH else None
+            if item is not None or (item := self._due(slot, window)) is not None:
+                due.append(item)
         due.sort(key=lambda item: (item.rank, -item.waiting))
         budget = self.rules.budget_ms * SAMPLES_PER_MS
         line: list[_Due] = []

@@ -49,10 +49,8 @@ class Seat:
         self._queue: deque[tuple[bytes, AudioEntry]] = deque()
         # What was consumed and is still needed: (position reached, entry, parameters by then).
         self._marks: deque[tuple[int, bytes, Mapping[str, Any]]] = deque()
-        self._done = (
-            saved.entry_id,
-            saved.params,
-        )  # the last entry that is not needed, the parameters by then
+        # The last entry that is not needed any more, and the parameters by then.
+        self._done: tuple[str, Mapping[str, Any]] = (saved.entry_id, saved.params)
         self._saved_ms = self.origin_ms
         self._sequence = 0
 

@@ -77,8 +77,9 @@ class Heard:
         return " ".join(turn.transcript for turn in self.finals)
 
 
-def options(url: str, **more: Any) -> StreamingClientOptions:
-    return StreamingClientOptions(api_host=url, api_key="any", **more)
+def options(url: str) -> StreamingClientOptions:
+    """Recordings come all at once here, so the wait for Termination holds the whole of their recognition."""
+    return StreamingClientOptions(api_host=url, api_key="any", terminate_timeout=PATIENCE_S)
 
 
 def parameters(**more: Any) -> StreamingParameters:

