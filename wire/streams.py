@@ -20,7 +20,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -305,13 +305,18 @@ class Bus:
             [((self.keys.state(offer.session),), ("take", SESSION_TTL_S * 1000)) for _, offer in readable]
         )
         leases: list[Lease] = []
-        for (offer_id, _), result in zip(readable, results, strict=True):
+        for (offer_id, offered), result in zip(readable, results, strict=True):
             if result is None:
                 dead.append(offer_id)
                 continue
             packed, generation, checkpoint = result
-            saved = unpack_checkpoint(checkpoint) if checkpoint else None
-            leases.append(Lease(offer_id, unpack_offer(packed), int(generation), saved))
+            try:
+                offer, saved = unpack_offer(packed), unpack_checkpoint(checkpoint) if checkpoint else None
+            except (
+                EntryError
+            ):  # written by another version: without parameters the worker will end the session
+                offer, saved = replace(offered, params={}), None
+            leases.append(Lease(offer_id, offer, int(generation), saved))
         await self._own("settle", pool, worker, dead)
         return leases
 

@@ -206,6 +206,23 @@ def test_a_session_passes_to_the_next_holder_with_its_checkpoint(run, bus: Bus):
     run(scenario())
 
 
+@pytest.mark.parametrize("field", ["offer", "checkpoint"])
+def test_a_state_that_another_version_wrote_harms_no_worker(
+    run, bus: Bus, keys: Keys, server: Any, field: str
+):
+    """The lease comes without parameters, which the worker answers by ending that session alone."""
+
+    async def scenario() -> None:
+        await bus.join("english")
+        await offered(bus, "bad", "good")
+        server.hset(keys.state("bad"), field, b"\xc1")
+        bad, good = await bus.take("english", "a", 4, BLOCK_MS)
+        assert (bad.session, bad.offer.params, bad.checkpoint) == ("bad", {}, None)
+        assert good.offer == offer_of("good")
+
+    run(scenario())
+
+
 def test_a_take_prolongs_the_sessions_life(run, bus: Bus, keys: Keys, server: Any):
     async def scenario() -> None:
         await bus.join("english")

@@ -23,7 +23,8 @@ def test_a_batch_is_as_the_contract_says() -> None:
     plan = slots.plan()
     assert plan is not None
     batch = plan.batch
-    assert (batch.audio.dtype, batch.audio.shape) == (np.float32, (3, 640))
+    assert batch.audio.dtype == np.float32
+    assert batch.audio.shape == (3, 640)
     assert float(batch.audio[slot].min()) == -1.0
     assert batch.samples.tolist() == [640 if row == slot else 0 for row in range(3)]
     assert batch.reset.tolist() == [row == slot for row in range(3)]
