@@ -19,7 +19,11 @@ NO_FLUSH = -1
 
 @dataclass(frozen=True)
 class Spec:
-    """What a recognizer is. `chunk_samples`: most samples of a slot in a step; `hop_ms`: grain of observations."""
+    """What a recognizer is. `hop_ms`: grain of observations.
+
+    A slot takes part in a step with whole chunks of `chunk_samples`: one when all is well, up to `catch_up` of them
+    when steps take longer than chunks. Without that, one long step after another would let audio pile up for ever.
+    """
 
     model: str
     licence: str
@@ -27,6 +31,12 @@ class Spec:
     chunk_samples: int
     hop_ms: int
     sample_rate: int = 16_000
+    catch_up: int = 1
+
+    @property
+    def row_samples(self) -> int:
+        """Most samples of one slot in one step: the width of a batch."""
+        return self.chunk_samples * self.catch_up
 
 
 @dataclass(frozen=True)
@@ -41,7 +51,7 @@ class SlotOptions:
 class Batch:
     """One step's input over all `S` slots.
 
-    audio     [S, C] float32 in -1..1; row s holds `samples[s]` valid samples from column 0 on, the rest is ignored
+    audio     [S, C] float32 in -1..1, C = `row_samples`; row s holds `samples[s]` valid samples from column 0 on, the rest is ignored
     samples   [S] int64; 0: nothing for this slot in this step, it must come out as if the step had not happened
     reset     [S] bool: a new occupant; forget everything before reading this row's audio
     origin_ms [S] int64: audio time of the new occupant's first sample (not 0 after a resume); read where `reset`

@@ -59,7 +59,7 @@ class _Arrays:
     """The arrays of one batch, made once."""
 
     def __init__(self, spec: Spec) -> None:
-        self.audio = np.zeros((spec.slots, spec.chunk_samples), dtype=np.float32)
+        self.audio = np.zeros((spec.slots, spec.row_samples), dtype=np.float32)
         self.samples = np.zeros(spec.slots, dtype=np.int64)
         self.reset = np.zeros(spec.slots, dtype=np.bool_)
         self.origin_ms = np.zeros(spec.slots, dtype=np.int64)
@@ -76,7 +76,7 @@ class Slots:
 
     def __init__(self, spec: Spec, backlog_s: int = BACKLOG_S) -> None:
         self._spec = spec
-        self._capacity = max(backlog_s * spec.sample_rate, spec.chunk_samples)
+        self._capacity = max(backlog_s * spec.sample_rate, spec.row_samples)
         self._per_ms = spec.sample_rate // 1000
         self._seats: dict[str, _Seat] = {}
         self._empty = list(range(spec.slots))
@@ -208,11 +208,11 @@ class Slots:
             seat.flush_ms = NO_FLUSH
 
     def _take(self, seat: _Seat, row: NDArray[np.float32]) -> int:
-        """Move samples from the backlog into `row`: up to a chunk, and not across a cut."""
+        """Move samples from the backlog into `row`: whole chunks as far as there are any, and not across a cut."""
         limit = seat.cuts[0] if seat.cuts else seat.fed
         wanted = min(len(row), limit - seat.planned)
-        if wanted < len(row) and not seat.cuts and seat.flush_ms == NO_FLUSH:
-            wanted = 0  # here for a flush still unanswered: wait for a full chunk
+        if not seat.cuts and seat.flush_ms == NO_FLUSH:
+            wanted -= wanted % self._spec.chunk_samples
         taken = 0
         while taken < wanted:
             piece = seat.pieces.popleft()

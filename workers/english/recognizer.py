@@ -14,6 +14,8 @@ from workers.vad import HOP, SileroVAD
 
 #: Two hops: short enough to answer soon, long enough that a step's fixed cost does not show.
 CHUNK_SAMPLES = 2 * HOP
+#: A second of audio in one step, when steps are long.
+CATCH_UP = 16
 
 
 def build(  # noqa: PLR0913 every part of a recognizer, by name
@@ -38,5 +40,5 @@ def build(  # noqa: PLR0913 every part of a recognizer, by name
     model.load_state_dict(fused(weights))
     if precision == "int8" or (precision == "auto" and int8.supported()):
         model.quantise()
-    spec = Spec(name, licence, slots, CHUNK_SAMPLES, hop_ms=HOP // 16)
+    spec = Spec(name, licence, slots, CHUNK_SAMPLES, hop_ms=HOP // 16, catch_up=CATCH_UP)
     return Redecoder(spec, model.eval(), SileroVAD(vad_weights), pieces, Rules(partial_ms=partial_ms))
