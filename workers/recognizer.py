@@ -51,7 +51,7 @@ class SlotOptions:
 class Batch:
     """One step's input over all `S` slots.
 
-    audio     [S, C] float32 in -1..1, C = `row_samples`; row s holds `samples[s]` valid samples from column 0 on, the rest is ignored
+    audio     [S, C] float32 in -1..1, C = `row_samples`; the first `samples[s]` of row s count, the rest is ignored
     samples   [S] int64; 0: nothing for this slot in this step, it must come out as if the step had not happened
     reset     [S] bool: a new occupant; forget everything before reading this row's audio
     origin_ms [S] int64: audio time of the new occupant's first sample (not 0 after a resume); read where `reset`
