@@ -47,7 +47,7 @@ class Rules:
     window_ms: int = 12_000  # a longer window is cut at a settled word ...
     keep_ms: int = 4_000  # ... that leaves at least this much
     limit_ms: int = 20_000  # nothing settled by then: what is there must stand
-    guard_ms: int = 1_000  # a word that ends this close to the newest audio may still be misheard
+    guard_ms: int = 700  # a word that ends this close to the newest audio may still be misheard
     context_ms: int = 3_000  # of the turn before, kept in front of the open one ...
     context_gap_ms: int = 1_500  # ... for as long as this after its end
     breath_ms: int = 400  # a shorter sound must come out as a closed sentence

@@ -94,7 +94,7 @@ def test_short_hops_need_as_much_speech_as_long_ones():
     assert found[0] == (0, MIN_BURST_MS, True)
 
 
-@settings(max_examples=300)
+@settings(max_examples=max(300, settings().max_examples))
 @given(
     st.lists(st.floats(0, 1) | st.just(float("nan")), max_size=60), st.floats(0.05, 1), st.integers(0, 5000)
 )

@@ -1,5 +1,7 @@
 """Seats and steps: samples go in and come out once, in order, and results find the rightful owner."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -84,6 +86,16 @@ def test_a_slot_waits_for_a_full_chunk():
     assert row(plan, 0) == ramp(0, CHUNK).tolist()
     assert (slots.fed("a"), slots.planned("a"), slots.stepped("a")) == (CHUNK + 1, CHUNK, CHUNK)
     assert slots.plan() is None
+
+
+def test_a_slot_that_lags_catches_up_by_whole_chunks():
+    slots = seated("a", spec=replace(SPEC, catch_up=3))
+    slots.feed("a", ramp(0, 5 * CHUNK + 20))
+    assert [len(row(run(slots)[0], 0)) for _ in range(2)] == [3 * CHUNK, 2 * CHUNK]
+    assert slots.plan() is None
+    slots.feed("a", ramp(5 * CHUNK + 20, 2 * CHUNK))
+    slots.cut("a")
+    assert row(run(slots)[0], 0) == ramp(5 * CHUNK, 2 * CHUNK + 20).tolist()
 
 
 def test_int16_is_scaled_and_float32_passes():
@@ -421,4 +433,4 @@ class SlotsMachine(RuleBasedStateMachine):
 
 
 TestSlotsMachine = SlotsMachine.TestCase
-TestSlotsMachine.settings = settings(max_examples=200, stateful_step_count=40)
+TestSlotsMachine.settings = settings(max_examples=max(200, settings().max_examples), stateful_step_count=40)

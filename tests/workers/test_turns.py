@@ -650,7 +650,7 @@ some_rules = st.builds(
     end_of_turn_confidence_threshold=st.sampled_from([0.0, 0.4, 1.0]),
     format_turns=st.booleans(),
 )
-many = settings(max_examples=300)
+many = settings(max_examples=max(300, settings().max_examples))
 
 
 @many
@@ -842,10 +842,10 @@ def hypothesis_after(tracker, hops, **told):
     return Hypothesis(tuple(observations), **told)
 
 
-@settings(max_examples=600)
+@settings(max_examples=max(600, settings().max_examples))
 @given(some_rules, st.lists(any_input, max_size=25))
 def test_any_input_in_any_state_leads_to_a_legal_state_or_is_refused_and_changes_nothing(rules, inputs):
-    tracker, waiting, order = TurnTracker(rules, 0), False, 0
+    tracker, asked_ms, order = TurnTracker(rules, 0), None, 0
     for name, value in inputs:
         argument = hypothesis_after(tracker, **value) if name == "advance" else value
         before, state = snapshot(tracker), tracker.state
@@ -855,19 +855,21 @@ def test_any_input_in_any_state_leads_to_a_legal_state_or_is_refused_and_changes
             assert name == "advance"
             assert snapshot(tracker) == before
             continue
-        assert tracker.state in State
         if state is State.DONE:
             assert effects == []
             assert snapshot(tracker) == before
+        flushed_ms = argument.flushed_ms if name == "advance" else None
+        if asked_ms is not None and flushed_ms is not None and flushed_ms >= asked_ms:
+            asked_ms = None
+        elif asked_ms is not None:
+            assert effects == [], "nothing is decided before the answer"
         for effect in effects:
             if isinstance(effect, Flush):
-                assert not waiting, "one flush at a time"
-                waiting = True
+                assert asked_ms is None, "one flush at a time"
+                asked_ms = effect.at_ms
             elif isinstance(effect, Turn):
-                waiting &= not effect.end_of_turn
                 assert effect.turn_order == order
                 order += effect.end_of_turn
-            else:
-                assert tracker.state is State.DONE
-        waiting = tracker.state is State.FLUSHING
+        assert (asked_ms is not None) is (tracker.state is State.FLUSHING)
+        assert (Finished() in effects) is (tracker.state is State.DONE and state is not State.DONE)
     assert tracker.order == order

@@ -127,7 +127,7 @@ token_lists = st.lists(st.integers(-1, len(PIECES)), max_size=40)
 times = st.floats(0, 60_000) | st.just(math.nan)
 
 
-@settings(max_examples=400)
+@settings(max_examples=max(400, settings().max_examples))
 @given(token_lists, st.data())
 def test_words_are_sound_whatever_the_tokens(tokens, data):
     starts = data.draw(st.lists(times, min_size=len(tokens), max_size=len(tokens)))
@@ -144,7 +144,7 @@ def test_words_are_sound_whatever_the_tokens(tokens, data):
         assert earlier.end_ms <= later.start_ms
 
 
-@settings(max_examples=300)
+@settings(max_examples=max(300, settings().max_examples))
 @given(token_lists, st.data())
 def test_a_prefix_of_words_is_spelled_by_its_tokens(tokens, data):
     found = spelled(tokens)
@@ -164,7 +164,7 @@ word_lists = st.lists(st.tuples(st.integers(0, 3000), st.integers(20, 500)), max
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=max(300, settings().max_examples))
 @given(word_lists, st.integers(0, 2000), st.integers(0, 3000))
 def test_fitted_words_lie_in_their_bounds_and_apart(given_words, after_ms, room_ms):
     until_ms = after_ms + max(room_ms, MIN_WORD_MS * len(given_words))
@@ -207,7 +207,7 @@ def test_unformatted(text, plain):
     assert unformatted(text) == plain
 
 
-@settings(max_examples=300)
+@settings(max_examples=max(300, settings().max_examples))
 @given(st.text(min_size=1, max_size=12))
 def test_unformatted_never_loses_a_word_and_is_idempotent_on_plain_text(text):
     plain = unformatted(text)
@@ -247,7 +247,7 @@ def test_agreement(previous, new, count):
 texts = st.lists(st.sampled_from(["a", "b", "a.", "B", "b,"]), max_size=8)
 
 
-@settings(max_examples=400)
+@settings(max_examples=max(400, settings().max_examples))
 @given(texts, texts)
 def test_agreement_confirms_only_equal_words_but_for_one_last_mark(previous, new):
     count = agreed(words(*previous), words(*new))
@@ -279,7 +279,7 @@ def test_a_loop_is_found_and_its_phrase_said_once(phrase):
     assert repeats([*lead, *phrase * 12]) == len(lead) + len(phrase)
 
 
-@settings(max_examples=300)
+@settings(max_examples=max(300, settings().max_examples))
 @given(st.lists(st.integers(0, 3), max_size=60))
 def test_a_loop_is_reported_exactly_where_there_is_one(tokens):
     def looping(start, phrase):
@@ -322,7 +322,7 @@ def test_a_stray_glance_does_not_bend_the_path():
     np.testing.assert_allclose(starts, [200, 400, 1200], atol=60)
 
 
-@settings(max_examples=200)
+@settings(max_examples=max(200, settings().max_examples))
 @given(st.integers(0, 12), st.integers(1, 40), st.integers(0, 2**32 - 1), st.booleans())
 def test_times_are_monotonic_and_inside_the_audio(tokens, frames, seed, broken):
     attention = np.random.default_rng(seed).random((tokens, frames))
@@ -360,7 +360,7 @@ def cheapest(cost):
     return total[-1, -1]
 
 
-@settings(max_examples=300)
+@settings(max_examples=max(300, settings().max_examples))
 @given(st.integers(1, 8), st.integers(1, 14), st.integers(0, 2**32 - 1))
 def test_the_path_costs_what_plain_time_warping_finds(tokens, frames, seed):
     cost = np.random.default_rng(seed).normal(size=(tokens, frames))
