@@ -354,6 +354,31 @@ def test_what_is_told_while_a_flush_is_awaited_belongs_to_the_next_turn():
     )
 
 
+def test_a_tail_told_while_a_flush_is_awaited_is_shown_as_it_was_last_told():
+    now, then = word("Now", 1600, 1900), word("then", 1900, 2200)
+    assert (
+        spoken(RULES, PLEASE)
+        >> call.force_endpoint(1536)
+        << Flush(1536)
+        >> call.advance(heard(hops(1536, 2240, 0.9), tail=(now,), heard_ms=2000))
+        >> call.advance(heard(settled=(CALL, now), tail=(then,), heard_ms=2240, flushed_ms=1536))
+        << final("Please call")
+        << partial("Now", "then", turn_order=1)
+    )
+
+
+def test_news_that_do_not_say_how_far_they_heard_unhear_nothing():
+    book = spoken(RULES)
+    book.actor.advance(heard(hops(1536, 1728, 0.0), tail=(PLEASE,), heard_ms=1728, end_of_turn=0.9))
+    book.actor.advance(heard(settled=(PLEASE,), end_of_turn=0.9))
+    assert (
+        book
+        >> call.advance(heard(hops(1728, 1952, 0.0)))
+        << partial("Please", utterance="Please")
+        << Flush(1936)
+    )
+
+
 def test_the_end_of_audio_settles_the_open_turn():
     assert (
         spoken(RULES, tail=(PLEASE,))
