@@ -14,8 +14,8 @@ from workers.vad import HOP, SileroVAD
 
 #: Two hops: short enough to answer soon, long enough that a step's fixed cost does not show.
 CHUNK_SAMPLES = 2 * HOP
-#: A second of audio in one step, when steps are long.
-CATCH_UP = 16
+#: A quarter of a second of audio in one step, when steps are long.
+CATCH_UP = 4
 
 
 def build(  # noqa: PLR0913 every part of a recognizer, by name
