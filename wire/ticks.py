@@ -1,0 +1,142 @@
+"""Time for the slow services: a coroutine called once a second, by arq over Redis. The only file that knows arq.
+
+With one queue for all processes of a service, each second's call is made by one of them; with a queue for each process,
+by each. arq keeps nothing but the time: a job has no arguments and no result, and what it does lies in the service.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import UTC
+from typing import Any
+
+from arq import cron
+from arq.connections import ArqRedis
+from arq.worker import Worker
+from redis.exceptions import RedisError
+
+from wire.entries import pack_job, unpack_job
+from wire.tasks import end
+
+logger = logging.getLogger(__name__)
+
+#: A queue that nobody serves any more is gone after this.
+QUEUE_TTL_S = 3600
+#: Longest call; then it is cancelled, and the next one comes.
+CALL_TIMEOUT_S = 60
+_POLL_S = 0.25
+_PAUSE_S = 0.5
+
+
+async def every_second(
+    redis_url: str,
+    queue: bytes,
+    call: Callable[[], Awaitable[None]],
+    drain: asyncio.Event,
+    missed: Callable[[Exception], None],
+) -> None:
+    """Call `call` once a second until `drain`, one call at a time in this process. Raises what `call` raises.
+
+    While Redis is away nothing is called; `missed` is told of each failed try.
+    """
+    # arq logs two lines for each job, which here would be two a second.
+    logging.getLogger("arq").setLevel(logging.ERROR)
+    while not drain.is_set():
+        try:
+            await _work(redis_url, queue.decode(), call, drain)
+        except (RedisError, OSError, TimeoutError) as error:
+            missed(error)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PAUSE_S):
+                    await drain.wait()
+
+
+class _Worker(Worker):
+    """arq's, whose queue expires. A queue that ran empty is gone, and its expiry with it: so it is set each time."""
+
+    async def heart_beat(self) -> None:
+        await super().heart_beat()  # adds the next second to the queue
+        await self.pool.expire(self.queue_name, QUEUE_TTL_S)
+
+
+async def _work(
+    redis_url: str, queue: str, call: Callable[[], Awaitable[None]], drain: asyncio.Event
+) -> None:
+    """One arq worker until `drain`, until `call` raises, or until Redis is lost."""
+    failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    busy = asyncio.Lock()
+
+    async def tick(ctx: dict[str, Any]) -> None:  # noqa: ARG001 arq passes it
+        if busy.locked() or failed.done():
+            return  # the last second's call takes longer
+        async with busy:
+            try:
+                await call()
+            except Exception as error:  # noqa: BLE001 arq would only log it; it belongs to the service
+                failed.set_exception(error)
+
+    redis = ArqRedis.from_url(redis_url, socket_connect_timeout=2, socket_timeout=5)
+    redis.job_serializer, redis.job_deserializer = pack_job, unpack_job
+    # arq's own keys know no namespace; a name with ours in it keeps two stacks on one server apart.
+    name = f"{queue}:tick"
+    worker = _Worker(
+        cron_jobs=[
+            cron(
+                tick,
+                name=name,
+                second=set(range(60)),
+                microsecond=0,
+                unique=True,
+                timeout=CALL_TIMEOUT_S,
+                keep_result=0,
+                max_tries=1,
+            )
+        ],
+        queue_name=queue,
+        redis_pool=redis,
+        handle_signals=False,
+        poll_delay=_POLL_S,
+        keep_result=0,
+        max_tries=1,
+        job_serializer=pack_job,
+        job_deserializer=unpack_job,
+        expires_extra_ms=60_000,
+        health_check_interval=QUEUE_TTL_S,
+        timezone=UTC,
+        log_results=False,
+    )
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            loop, drained = tasks.create_task(worker.async_run()), tasks.create_task(drain.wait())
+            waited: list[asyncio.Future[Any]] = [loop, drained, failed]
+            try:
+                await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                # Here, since the group cancels once only, and only its own.
+                drained.cancel()
+                worker.allow_pick_jobs = False
+                await _let_go(worker, loop, redis)
+            if failed.done():
+                failed.result()
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None
+
+
+async def _let_go(worker: Worker, loop: "asyncio.Task[None]", redis: ArqRedis) -> None:
+    """End arq's loop, wait for the call that is being made, close the connection."""
+    if worker.main_task is not None:  # arq's own task, inside `loop`
+        await end(worker.main_task)
+    await end(loop)
+    jobs: list[asyncio.Task[Any]] = list(worker.tasks.values())
+    if jobs:
+        await asyncio.wait(jobs, timeout=CALL_TIMEOUT_S)
+    for task in jobs:
+        if task.done() and not task.cancelled():
+            task.exception()  # a job whose end could not be told to a lost Redis
+    with contextlib.suppress(RedisError, OSError):
+        await redis.delete(worker.health_check_key)
+        await redis.expire(
+            worker.queue_name, QUEUE_TTL_S
+        )  # a second added last, and cut off before its expiry
+    await redis.aclose(close_connection_pool=True)
