@@ -1,11 +1,17 @@
 """The contract between processes: everything two rooms must agree on, and nothing else.
 
 messages  what a client and the server say to each other (JSON text frames)
+speech_models  the models a client may name: pool, family, defaults
 params    a session's parameters: query string and `UpdateConfiguration` -> one validated value
 entries   what processes tell each other through Redis (msgpack)
+webhook_url  where a webhook may go, and what it may carry
 errors    the exception tree; error codes and close codes
 keys      every Redis key
 streams   the only code that talks to Redis (with `leases.lua`)
+accounts  licence and usage in Redis, over the connections of streams
 metrics   every metric
 service   how a process lives: settings, logging, probe, run until signalled
+ticks     a call once a second for the slow services, by arq
+outbound  the only connection to somewhere outside, and the list of what may be sent
+web       a small HTTP server for the reference servers
 """

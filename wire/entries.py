@@ -33,6 +33,9 @@ class Kind(IntEnum):
     EVENT = 4
     CHECKPOINT = 5
     LOAD = 6
+    USAGE = 7
+    LICENSE = 8
+    TRUST = 9
 
 
 class Order(IntEnum):
@@ -51,11 +54,12 @@ class Event(IntEnum):
     MESSAGE = 2  # one server message for the client, ready to send
     DONE = 3  # everything up to TERMINATE was answered
     FAILED = 4  # the worker gave the session up; `text` is what the client may be told
+    HEARD = 5  # about once a second, if asked for: `audio_ms` heard, `text` the highest speech probability meanwhile
 
 
 @dataclass(frozen=True)
 class Offer:
-    """A session looking for a worker. `params` is `SessionParams.model_dump()`."""
+    """A session looking for a worker. `params` is `SessionParams.for_worker()`."""
 
     session: str
     ingress: str
@@ -78,7 +82,7 @@ class AudioFrame:
 
 @dataclass(frozen=True)
 class Control:
-    """An order at a place in the audio. `fields` is the new `SessionParams.model_dump()` for CONFIGURE."""
+    """An order at a place in the audio. `fields` is the new `SessionParams.for_worker()` for CONFIGURE."""
 
     order: Order
     position: int
@@ -108,13 +112,15 @@ class Checkpoint:
     """Where a new lease holder resumes: written with each final turn, and now and then in silence.
 
     `turn_order` is the order of the next turn, `position` the first sample still needed, `entry_id` the stream id of
-    the last audio entry that is not needed any more ("" if all are), `params` the session's parameters by then.
+    the last audio entry that is not needed any more ("" if all are), `params` the session's parameters by then. The
+    `lead` samples before `position` are needed only to understand what follows: their words have been told.
     """
 
     turn_order: int
     position: int
     entry_id: str
     params: dict[str, Any]
+    lead: int = 0
 
 
 AudioEntry = AudioFrame | Control
@@ -235,13 +241,19 @@ def unpack_event(data: bytes) -> SessionEvent:
 
 def pack_checkpoint(checkpoint: Checkpoint) -> bytes:
     return _pack(
-        Kind.CHECKPOINT, checkpoint.turn_order, checkpoint.position, checkpoint.entry_id, checkpoint.params
+        Kind.CHECKPOINT,
+        checkpoint.turn_order,
+        checkpoint.position,
+        checkpoint.entry_id,
+        checkpoint.params,
+        checkpoint.lead,
     )
 
 
 def unpack_checkpoint(data: bytes) -> Checkpoint:
-    """Raises EntryError."""
-    return Checkpoint(*_checked(_unpack(data, Kind.CHECKPOINT)[1], int, int, str, dict))
+    """Raises EntryError. A worker of the release before knew of no lead."""
+    fields = _unpack(data, Kind.CHECKPOINT)[1]
+    return Checkpoint(*_checked(fields if len(fields) > 4 else [*fields, 0], int, int, str, dict, int))
 
 
 @dataclass(frozen=True)
@@ -262,3 +274,186 @@ def pack_load(load: WorkerLoad) -> bytes:
 def unpack_load(data: bytes) -> WorkerLoad:
     """Raises EntryError."""
     return WorkerLoad(*_checked(_unpack(data, Kind.LOAD)[1], int, int, int, int, str))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# licensing and usage
+
+
+class LicenseState(IntEnum):
+    """What a licence is worth at the moment (protocol 8.4)."""
+
+    READY = 1  # nothing was validated yet
+    CONNECTED = 2  # the last check passed
+    TRUST_BASED = 3  # the last check failed, within the trust window
+    FAILED = 4  # no right to run
+
+
+class Billing(IntEnum):
+    """How the licence is paid."""
+
+    FLAT = 1  # nothing is tracked
+    USAGE = 2  # sessions are reported to the tracker
+
+
+#: What a usage record may hold: names of so many letters, a session of a hundred days, a time of the year 9999. A
+#: tracker that refuses one record refuses its batch, again and again; so what it would refuse is no record.
+MAX_NAME = 200
+MAX_SESSION_MS = 100 * 86_400_000
+LAST_MS = 253_402_300_799_999
+
+#: The pool of a licence that allows every pool.
+ANY_POOL = "*"
+
+
+@dataclass(frozen=True)
+class LicenseStatus:
+    """What licensing tells the other services every second. Times are Unix milliseconds, -1 for none.
+
+    `max_sessions` 0 means as many as the machines hold; `reason` says why the state is not CONNECTED.
+    """
+
+    state: LicenseState
+    license: str
+    billing: Billing
+    pools: tuple[str, ...]
+    max_sessions: int
+    last_checkin_ms: int
+    trust_until_ms: int
+    at_ms: int
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class UsageRecord:
+    """What a session has used from its beginning until one of its laps: cumulative, so that the newest lap says all.
+
+    `ended_ms` is -1 while the session runs; times are Unix milliseconds. Never audio, text, an address or a key.
+    """
+
+    session: str
+    lap: int
+    audio_ms: int
+    session_ms: int
+    pool: str
+    model: str
+    started_ms: int
+    ended_ms: int = -1
+
+    @property
+    def over(self) -> bool:
+        return self.ended_ms >= 0
+
+
+@dataclass(frozen=True)
+class TrustRecord:
+    """What licensing keeps in Redis over a restart: the issuer's own signed answers, and where its clock was.
+
+    `seal` is a MAC over the rest (`licensing/trust.py`); `serial` grows with each check-in that was tried.
+    """
+
+    license: str
+    serial: int
+    passed: str
+    refused: str
+    missed: bool
+    tries: int
+    next_ms: int
+    mark_ms: int
+    seal: bytes
+
+
+def pack_usage(record: UsageRecord) -> bytes:
+    return _pack(
+        Kind.USAGE,
+        record.session,
+        record.lap,
+        record.audio_ms,
+        record.session_ms,
+        record.pool,
+        record.model,
+        record.started_ms,
+        record.ended_ms,
+    )
+
+
+def unpack_usage(data: bytes) -> UsageRecord:
+    """Raises EntryError."""
+    fields = _checked(_unpack(data, Kind.USAGE)[1], str, int, int, int, str, str, int, int)
+    if min(fields[1:4]) < 0 or fields[6] < 0:
+        _refuse("a usage record that is less than nothing")
+    if max(fields[2:4]) > MAX_SESSION_MS or max(fields[1], *fields[6:]) > LAST_MS:
+        _refuse("a usage record that is more than can be")
+    if not all(0 < len(fields[place]) <= MAX_NAME for place in (0, 4, 5)):
+        _refuse("a usage record without a name, or with a very long one")
+    return UsageRecord(*fields)
+
+
+def pack_license(status: LicenseStatus) -> bytes:
+    return _pack(
+        Kind.LICENSE,
+        int(status.state),
+        status.license,
+        int(status.billing),
+        list(status.pools),
+        status.max_sessions,
+        status.last_checkin_ms,
+        status.trust_until_ms,
+        status.at_ms,
+        status.reason,
+    )
+
+
+def unpack_license(data: bytes) -> LicenseStatus:
+    """Raises EntryError."""
+    fields = _checked(_unpack(data, Kind.LICENSE)[1], int, str, int, list, int, int, int, int, str)
+    state, name, billing, pools, *rest = fields
+    if state not in LicenseState._value2member_map_ or billing not in Billing._value2member_map_:
+        _refuse(f"license state {state}, billing {billing}")
+    if not all(isinstance(pool, str) for pool in pools) or rest[0] < 0:
+        _refuse("a license whose pools are not names, or whose sessions are less than none")
+    return LicenseStatus(LicenseState(state), name, Billing(billing), tuple(pools), *rest)
+
+
+def _trust_fields(record: TrustRecord) -> tuple[Any, ...]:
+    return (
+        record.license,
+        record.serial,
+        record.passed,
+        record.refused,
+        record.missed,
+        record.tries,
+        record.next_ms,
+        record.mark_ms,
+    )
+
+
+def pack_trust_unsealed(record: TrustRecord) -> bytes:
+    """What the seal is made over."""
+    return _pack(Kind.TRUST, *_trust_fields(record))
+
+
+def pack_trust(record: TrustRecord) -> bytes:
+    return _pack(Kind.TRUST, *_trust_fields(record), record.seal)
+
+
+def unpack_trust(data: bytes) -> TrustRecord:
+    """Raises EntryError."""
+    types = (str, int, str, str, bool, int, int, int, bytes)
+    return TrustRecord(*_checked(_unpack(data, Kind.TRUST)[1], *types))
+
+
+def pack_job(job: dict[str, Any]) -> bytes:
+    """A scheduled job, as arq describes it (`wire/ticks.py`); jobs of ours carry no arguments."""
+    return bytes(msgpack.packb(job, use_bin_type=True))
+
+
+def unpack_job(data: bytes) -> dict[str, Any]:
+    """Raises EntryError."""
+    try:
+        job = msgpack.unpackb(data, use_list=True)
+    except (ValueError, msgpack.UnpackException, RecursionError) as error:
+        raise EntryError(f"job is not msgpack: {error}") from None
+    if not isinstance(job, dict):
+        _refuse("job is not a map")
+    return job

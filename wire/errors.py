@@ -6,6 +6,9 @@
         LeaseLost       this worker no longer holds the session
         SettingsError   the operator's settings do not make sense: exit 2
         WeightsError    weights are missing or unusable: exit with what to run
+        LicenseError    there is no licence to run on: exit 4 with how to mend it
+        Unreachable     a server outside (issuer, tracker) gave no usable answer: retry
+        GaveUp          a server outside was away for too long: exit 75, to be started again
         BusUnavailable  Redis cannot be reached: retry
 
 Anything else is a bug: logged with its traceback, and the client is told only "internal error".
@@ -64,6 +67,18 @@ class WeightsError(StackError):
     """Model weights are missing, incomplete or of another architecture."""
 
 
+class LicenseError(StackError):
+    """There is no licence to run on: unreadable, forged, foreign, expired, refused. The message says which."""
+
+
+class Unreachable(StackError):
+    """A server outside the stack gave no answer that can be used; the caller retries."""
+
+
+class GaveUp(StackError):
+    """A server outside the stack was away for longer than the operator allows; nothing is lost by starting again."""
+
+
 class BusUnavailable(StackError):
     """Redis cannot be reached or refuses commands; the caller retries."""
 
@@ -76,6 +91,16 @@ def unauthorized(reason: str) -> ClientError:
 def invalid_parameter(name: str, message: str) -> ClientError:
     """A known parameter with a value that does not validate (protocol 2, general rules)."""
     return ClientError(Close.INVALID_INPUT, f"User Input Validation Error: Invalid '{name}': {message}")
+
+
+def too_many_sessions() -> ClientError:
+    """A refusal for want of room: of the node, of the workers, or among the sessions of one key (protocol 1.6)."""
+    return ClientError(Close.TOO_MANY_SESSIONS, "Unauthorized Connection: Too many concurrent sessions")
+
+
+def shutting_down() -> ClientError:
+    """This node takes no more sessions, or gives up those that are left."""
+    return ClientError(Close.SERVER_ERROR, "Session Cancelled: The server is shutting down")
 
 
 def internal_error() -> ClientError:

@@ -8,6 +8,12 @@ session:{id}:audio           stream  ingress -> the lease holder                
 session:{id}:events          stream  lease holder -> ingress, replay            ids generation-sequence; expires
 session:{id}:state           hash    ingress, lease holder -> next holder       expires
 ingress:{instance}:inbox     stream  workers -> that ingress                    bounded length; expires
+places:{holder}              zset    ingress -> every ingress                   a key's sessions, or all; expires
+license:status               string  licensing -> ingress, usage                seconds; a missing key admits nobody
+license:trust                string  licensing -> itself after a restart        expires long after any trust window
+usage                        stream  ingress -> usage (group `usage`)           gone once the tracker has counted it
+usage:open                   hash    usage -> usage: last lap of open sessions  closed out; expires
+ticks:{service}              zset    arq's queue of a service (or of a process) expires without a service
 
 A session's keys carry its id as a hash tag (the braces are literal), so that one session lives in one slot of a
 Redis Cluster. All keys are bytes: replies come as bytes, and a cursor table keyed by `str` would never advance.
@@ -17,6 +23,12 @@ from dataclasses import dataclass
 
 #: Consumer group of `offers:{pool}`.
 WORKERS_GROUP = b"workers"
+
+#: Consumer group of `usage`.
+USAGE_GROUP = b"usage"
+
+#: Whose places are those of all sessions together, as many as the licence allows; no API key is called so.
+LICENSE_HOLDER = "license"
 
 #: Fields of `session:{id}:state`.
 STATE_OFFER = b"offer"
@@ -51,6 +63,24 @@ class Keys:
 
     def inbox(self, instance: str) -> bytes:
         return self._key("ingress", instance, "inbox")
+
+    def places(self, holder: str) -> bytes:
+        return self._key("places", holder)
+
+    def license_status(self) -> bytes:
+        return self._key("license", "status")
+
+    def license_trust(self) -> bytes:
+        return self._key("license", "trust")
+
+    def usage(self) -> bytes:
+        return self._key("usage")
+
+    def usage_open(self) -> bytes:
+        return self._key("usage", "open")
+
+    def ticks(self, service: str) -> bytes:
+        return self._key("ticks", service)
 
     def everything(self) -> bytes:
         """A pattern for SCAN that finds every key of this namespace."""

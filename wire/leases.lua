@@ -10,6 +10,10 @@
 --                                       checkpoint or '', first audio id to keep or '', then sequence, event, ...
 --     Events, checkpoint and trim in one go, only for the holder of the newest generation.
 --     Returns 1, or 0 when a newer holder exists, or -1 when the session is gone.
+-- op "enter" | "stay"                  KEYS: places of an API key or the licence  ARGV: op, session, ttl ms, most sessions
+--     A session's place among those its key may have at once. "enter" is refused when they are taken, "stay" never is:
+--     a session that runs goes on, also after Redis came back empty. The server's clock alone decides which places
+--     are over, so that nodes with clocks of their own agree. Returns 1, or 0 when refused.
 local op = ARGV[1]
 
 if op == "renew" or op == "settle" or op == "give_back" then
@@ -49,6 +53,18 @@ if op == "publish" then
   if #ARGV > 7 then redis.call("PEXPIRE", events, ttl) end
   if checkpoint ~= "" then redis.call("HSET", state, "checkpoint", checkpoint) end
   if keep ~= "" then redis.call("XTRIM", audio, "MINID", keep) end
+  return 1
+end
+
+if op == "enter" or op == "stay" then
+  local places, session, ttl = KEYS[1], ARGV[2], tonumber(ARGV[3])
+  local time = redis.call("TIME")
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  redis.call("ZREMRANGEBYSCORE", places, "-inf", now)
+  if op == "enter" and redis.call("ZCARD", places) >= tonumber(ARGV[4])
+    and not redis.call("ZSCORE", places, session) then return 0 end
+  redis.call("ZADD", places, now + ttl, session)
+  redis.call("PEXPIRE", places, ttl)
   return 1
 end
 

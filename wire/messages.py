@@ -52,6 +52,9 @@ def parse_client_message(text: str) -> ClientMessage:
         raise ClientError(
             Close.INVALID_INPUT, f"User Input Validation Error: Invalid JSON: {error}"
         ) from None
+    if "\\u" in text and not encodable(value):
+        fault = "a surrogate without its other half"
+        raise ClientError(Close.INVALID_INPUT, f"User Input Validation Error: Invalid JSON: {fault}")
     if not isinstance(value, dict):
         raise ClientError(Close.INVALID_INPUT, "Invalid Message: expected a JSON object")
     match value.get("type"):
@@ -65,6 +68,15 @@ def parse_client_message(text: str) -> ClientMessage:
             return UpdateConfiguration({name: item for name, item in value.items() if name != "type"})
         case other:
             raise ClientError(Close.INVALID_INPUT, f"Invalid Message Type: {_quoted(other)}")
+
+
+def encodable(value: Any) -> bool:
+    """Whether what came out of JSON can be written as UTF-8: escapes may hold half a character."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _quoted(value: Any) -> str:
@@ -129,6 +141,28 @@ class Termination:
 
 
 @dataclass(frozen=True)
+class Heartbeat:
+    """Proof of life every 5 s, only for sessions with `session_heartbeat` (protocol 4.7).
+
+    `total_duration_ms` is wall time since the session began; `realtime_factor` audio time over wall time of the
+    processing since the last one; `max_speech_probability` the highest of the interval.
+    """
+
+    total_audio_received_ms: int
+    total_duration_ms: int
+    realtime_factor: float
+    max_speech_probability: float
+
+
+@dataclass(frozen=True)
+class Silence:
+    """Audio without words, about once a second, only for U3 sessions with `acknowledge_silence` (protocol 4.8)."""
+
+    start_ms: int
+    end_ms: int
+
+
+@dataclass(frozen=True)
 class Error:
     """Why the session ends; a close with the same code follows at once (protocol 4.5)."""
 
@@ -136,7 +170,7 @@ class Error:
     error: str
 
 
-ServerMessage = Begin | Turn | SpeechStarted | Termination | Error
+ServerMessage = Begin | Turn | SpeechStarted | Termination | Heartbeat | Silence | Error
 
 _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 

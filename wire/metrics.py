@@ -57,6 +57,10 @@ CLIENT_ERRORS = _counter("client_errors_total", "Error messages sent to clients,
 PENDING_BYTES = _gauge(
     "pending_bytes", "Audio received from clients and not yet appended to Redis, in bytes."
 )
+WEBHOOKS_PENDING = _gauge("webhooks_pending", "Webhooks that wait to be delivered or are under way.")
+WEBHOOKS_TOTAL = _counter("webhooks_total", "Webhooks that have come to an end, by how.", "outcome")
+
+TASKS = _gauge("tasks", "Tasks of the event loop: some for the node, one for each session and close.")
 
 # ---------------------------------------------------------------------------------------------------------------------
 # workers
@@ -83,6 +87,32 @@ FIRST_PARTIAL_SECONDS = _histogram(
 )
 LEASES_TAKEN = _counter("leases_taken_total", "Sessions taken by this worker, takeovers included.")
 LEASES_LOST = _counter("leases_lost_total", "Sessions that another worker took from this one.")
+
+# ---------------------------------------------------------------------------------------------------------------------
+# licensing
+
+LICENSE_STATE = _gauge("license_state", "1 for the state of the licence, 0 for the other states.", "state")
+LICENSE_CHANGES = _counter(
+    "license_changes_total", "Changes of the licence's state, by the new one.", "state"
+)
+LICENSE_TRUST_SECONDS = _gauge(
+    "license_trust_seconds", "Time until the trust in the licence ends, in seconds; negative once it has."
+)
+LICENSE_CHECKINS = _counter("license_checkins_total", "Check-ins with the issuer, by outcome.", "outcome")
+LICENSE_REFUSALS = _counter(
+    "license_refusals_total", "Sessions refused for the licence's sake, by reason.", "reason"
+)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# usage
+
+USAGE_WAITING = _gauge("usage_waiting", "Usage records that the tracker has not counted yet.")
+USAGE_OLDEST_SECONDS = _gauge(
+    "usage_oldest_seconds", "Age of the oldest usage record that the tracker has not counted yet, in seconds."
+)
+USAGE_REPORTED = _counter("usage_reported_total", "Usage records that the tracker has counted.")
+USAGE_FAILURES = _counter("usage_failures_total", "Batches of usage records that the tracker did not take.")
+USAGE_ORPHANS = _counter("usage_orphans_total", "Sessions closed out because their ingress fell silent.")
 
 # ---------------------------------------------------------------------------------------------------------------------
 # both

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import re
+import resource
 import signal
 import socket
 import socketserver
@@ -33,7 +34,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from wire import metrics
-from wire.errors import SettingsError, WeightsError
+from wire.errors import GaveUp, LicenseError, SettingsError, WeightsError
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
@@ -325,7 +326,16 @@ def _json(start_response: "StartResponse", line: str, fields: Mapping[str, Any])
 EXIT_FAILED = 1
 EXIT_SETTINGS = 2
 EXIT_WEIGHTS = 3
+EXIT_LICENSE = 4
+EXIT_TRY_AGAIN = 75  # EX_TEMPFAIL: start it again, it goes on where it stopped
 EXIT_SIGNALLED_TWICE = 130
+
+_EXIT_CODES = (
+    (SettingsError, EXIT_SETTINGS),
+    (WeightsError, EXIT_WEIGHTS),
+    (LicenseError, EXIT_LICENSE),
+    (GaveUp, EXIT_TRY_AGAIN),
+)
 
 
 def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> int:
@@ -340,6 +350,20 @@ def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> int:
     except Exception as error:  # noqa: BLE001 the end of the process: said here, told by the exit code
         return _exit_code(error)
     return 0
+
+
+def allow_open_files(wanted: int) -> int:
+    """Let this process have `wanted` open files, connections among them, as far as the system permits; the limit then.
+
+    Many systems begin at 1,024, for the sake of programs that no longer exist, and permit far more.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    aim = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < aim:
+        with contextlib.suppress(ValueError, OSError):  # a limit that is not told in advance, as on macOS
+            resource.setrlimit(resource.RLIMIT_NOFILE, (aim, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return wanted if soft == resource.RLIM_INFINITY else soft
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -371,7 +395,7 @@ async def _until_signalled(main: Callable[[asyncio.Event], Awaitable[None]]) -> 
 def _exit_code(error: Exception) -> int:
     """Log why the process ends: the message alone where the operator can mend it, a traceback where we must."""
     leaves = list(_leaves(error))
-    for kind, code in ((SettingsError, EXIT_SETTINGS), (WeightsError, EXIT_WEIGHTS)):
+    for kind, code in _EXIT_CODES:
         if all(isinstance(leaf, kind) for leaf in leaves):
             for leaf in leaves:
                 logger.critical("%s", leaf)

@@ -3,6 +3,7 @@
 Who calls what, in order:
 
     ingress   offer -> append*, touch* -> (withdraw | forget);  inbox for the node's life
+              take_place -> keep_places* -> free_place, around them for keys with a limit of sessions
     worker    join -> take* -> read*, publish*, renew* -> (settle | give_back);  report every few seconds
 
 One connection pool for commands, one connection of its own for each blocking read: a cancelled blocking read may
@@ -61,6 +62,8 @@ from wire.keys import STATE_INGRESS, STATE_OFFER, WORKERS_GROUP, Keys
 #: A session's keys live this long after they were last touched; ingress touches them every TOUCH_S.
 SESSION_TTL_S = 60
 TOUCH_S = 10
+#: A session's place among those of its API key, or of the licence, lasts this long without a touch: its node has died.
+PLACE_TTL_S = 30
 #: What is left of a session after its end.
 FORGOTTEN_TTL_S = 10
 #: Offers, inboxes and worker loads live this long without a writer.
@@ -73,6 +76,9 @@ INBOX_ENTRIES = 50_000
 OFFER_ENTRIES = 10_000
 #: Most entries of one session per read; a longer backlog takes several reads.
 READ_ENTRIES = 128
+
+#: Connections of one process for commands; whoever finds them all busy waits for one, as a thousand offers at once do.
+MAX_CONNECTIONS = 16
 
 #: The one field of every stream entry.
 _ENTRY = b"e"
@@ -93,14 +99,17 @@ class Logged:
 def _reaching_redis() -> Iterator[None]:
     task = asyncio.current_task()
     cancelled = task.cancelling() if task else 0
+    missed: Exception | None = None
     try:
         yield
     except (ConnectionError, TimeoutError, ReadOnlyError, OSError) as error:
-        raise BusUnavailable(f"Redis cannot be reached: {error}") from error
+        missed = error
     if task and task.cancelling() > cancelled:
         # redis-py sends through `wait_for`, which in Python 3.11 forgets a cancellation that meets the end of the
         # send (python/cpython#86296); a task in an endless loop would then never end.
         raise asyncio.CancelledError
+    if missed is not None:
+        raise BusUnavailable(f"Redis cannot be reached: {missed}") from missed
 
 
 def following(entry_id: str) -> str:
@@ -122,12 +131,15 @@ class Bus:
         self._taking: Any = None
 
     def _connect(self, timeout_s: float) -> Any:  # redis-py's types know no keys of bytes
-        return redis.Redis.from_url(
+        pool = redis.BlockingConnectionPool.from_url(
             self._url,
+            max_connections=MAX_CONNECTIONS,
+            timeout=self._timeout_s,
             socket_timeout=timeout_s,
             socket_connect_timeout=self._timeout_s,
             retry=Retry(NoBackoff(), 0),
         )
+        return redis.Redis.from_pool(pool)
 
     def _connect_blocking(self, block_ms: int) -> Any:
         client = self._connect(block_ms / 1000 + self._timeout_s)
@@ -143,6 +155,21 @@ class Bus:
         for client in (*self._blocking, self._redis):
             await client.aclose()
             await client.connection_pool.disconnect()
+
+    async def execute(self, fill: Callable[[Any], object], forgive: Sequence[str] = ()) -> list[Any]:
+        """Run the commands that `fill` puts into a pipeline, for `wire/accounts.py`; their results in order.
+
+        An error of Redis whose text holds one of `forgive` comes back as None, any other is BusUnavailable.
+        """
+        pipeline = self._redis.pipeline(transaction=False)
+        fill(pipeline)
+        results = await self._execute(pipeline)
+        for place, result in enumerate(results):
+            if isinstance(result, RedisError):
+                if not any(text in str(result) for text in forgive):
+                    raise BusUnavailable(f"Redis refused a command: {result}") from result
+                results[place] = None
+        return results
 
     async def _execute(self, pipeline: Any) -> list[Any]:
         """Run a pipeline; errors of single commands come back as values."""
@@ -176,18 +203,23 @@ class Bus:
 
     async def offer(self, offer: Offer) -> bytes:
         """Offer a new session to its pool. Returns the offer's entry id, for `withdraw`."""
-        state = self.keys.state(offer.session)
-        packed = pack_offer(offer)
+        (made,) = await self.offer_all([offer])
+        if isinstance(made, Exception):
+            raise made
+        return made
+
+    async def offer_all(self, offers: Sequence[Offer]) -> list[bytes | Exception]:
+        """Offer any number of sessions in one round trip: entry ids, or what Redis said of single ones."""
         pipeline = self._redis.pipeline(transaction=False)
-        pipeline.hset(state, mapping={STATE_OFFER: packed, STATE_INGRESS: offer.ingress})
-        pipeline.expire(state, SESSION_TTL_S)
-        pipeline.xadd(self.keys.offers(offer.pool), {_ENTRY: packed}, maxlen=OFFER_ENTRIES)
-        pipeline.expire(self.keys.offers(offer.pool), POOL_TTL_S)
+        for offer in offers:
+            state = self.keys.state(offer.session)
+            packed = pack_offer(offer)
+            pipeline.hset(state, mapping={STATE_OFFER: packed, STATE_INGRESS: offer.ingress})
+            pipeline.expire(state, SESSION_TTL_S)
+            pipeline.xadd(self.keys.offers(offer.pool), {_ENTRY: packed}, maxlen=OFFER_ENTRIES)
+            pipeline.expire(self.keys.offers(offer.pool), POOL_TTL_S)
         results = await self._execute(pipeline)
-        for result in results:
-            if isinstance(result, RedisError):
-                raise result
-        return bytes(results[2])
+        return [_made(results[first : first + 4]) for first in range(0, len(results), 4)]
 
     async def withdraw(self, offer: Offer, offer_id: bytes) -> None:
         """Nobody took the session, or its client left first. A worker that takes it now finds no state and lets go."""
@@ -223,12 +255,39 @@ class Bus:
         alive = (await self._execute(pipeline))[::3]
         return [session for session, found in zip(sessions, alive, strict=True) if found == 0]
 
-    async def forget(self, session: str) -> None:
-        """The session is over: let its keys expire soon."""
+    async def forget(self, sessions: Sequence[str]) -> None:
+        """The sessions are over: let their keys expire soon."""
         pipeline = self._redis.pipeline(transaction=False)
-        for key in (self.keys.state(session), self.keys.audio(session), self.keys.events(session)):
-            pipeline.expire(key, FORGOTTEN_TTL_S)
+        for session in sessions:
+            for key in (self.keys.state(session), self.keys.audio(session), self.keys.events(session)):
+                pipeline.expire(key, FORGOTTEN_TTL_S)
         await self._execute(pipeline)
+
+    async def take_place(self, holder: str, session: str, most: int) -> bool:
+        """A place for the session among the `most` of an API key (or LICENSE_HOLDER), over all nodes; False: all taken.
+
+        Taking one twice is taking it once. It is free again after PLACE_TTL_S unless it is kept.
+        """
+        call = ("enter", session, PLACE_TTL_S * 1000, most)
+        (taken,) = await self._run_script([((self.keys.places(holder),), call)])
+        return bool(taken)
+
+    async def keep_places(self, places: Sequence[tuple[str, str]]) -> None:
+        """Keep the places of these sessions, as (holder, session), for PLACE_TTL_S more; call every TOUCH_S."""
+        try:
+            await self._run_script(
+                [
+                    ((self.keys.places(holder),), ("stay", session, PLACE_TTL_S * 1000))
+                    for holder, session in places
+                ]
+            )
+        except RedisError as error:  # a full server: the places may end, the sessions do not
+            raise BusUnavailable(f"Redis refused to keep places: {error}") from error
+
+    async def free_place(self, holder: str, session: str) -> None:
+        """The session is over."""
+        with _reaching_redis():
+            await self._redis.zrem(self.keys.places(holder), session)
 
     async def inbox(
         self, instance: str, block_ms: int = 1000, lost: Callable[[BusUnavailable], None] | None = None
@@ -444,6 +503,12 @@ class Bus:
             except ResponseError:
                 return 0
         return max(0, length - int(pending["pending"]))
+
+
+def _made(results: Sequence[Any]) -> bytes | Exception:
+    """What became of one offer: its entry id, or the first error."""
+    errors = [result for result in results if isinstance(result, RedisError)]
+    return errors[0] if errors else bytes(results[2])
 
 
 def _events(fields: Mapping[bytes, bytes]) -> Iterator[SessionEvent]:

@@ -1,6 +1,7 @@
 """What processes tell each other: round trips, and refusal of whatever else may lie in a stream."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
@@ -13,13 +14,18 @@ from wire.entries import (
     MAX_ENTRY_BYTES,
     VERSION,
     AudioFrame,
+    Billing,
     Checkpoint,
     Control,
     Event,
     Kind,
+    LicenseState,
+    LicenseStatus,
     Offer,
     Order,
     SessionEvent,
+    TrustRecord,
+    UsageRecord,
     WorkerLoad,
 )
 from wire.errors import EntryError
@@ -27,7 +33,10 @@ from wire.params import SessionParams
 
 texts = st.text(max_size=40)
 counts = st.integers(0, 2**40)
-params = st.just(SessionParams().model_dump())
+since = st.integers(-1, 2**40)
+names = st.text(min_size=1, max_size=40)
+spans = st.integers(0, entries.MAX_SESSION_MS)
+params = st.just(SessionParams().for_worker())
 frames = st.builds(AudioFrame, counts, st.binary(max_size=400).map(lambda pcm: pcm[: len(pcm) // 2 * 2]))
 controls = st.builds(
     Control, st.sampled_from([Order.FORCE_ENDPOINT, Order.TERMINATE, Order.ABANDON]), counts
@@ -58,6 +67,43 @@ CODECS: list[tuple[Callable[[Any], bytes], Callable[[bytes], Any], st.SearchStra
         st.builds(Checkpoint, counts, counts, texts, params),
     ),
     (entries.pack_load, entries.unpack_load, st.builds(WorkerLoad, counts, counts, counts, counts, texts)),
+    (
+        entries.pack_usage,
+        entries.unpack_usage,
+        st.builds(UsageRecord, names, counts, spans, spans, names, names, counts, since),
+    ),
+    (
+        entries.pack_license,
+        entries.unpack_license,
+        st.builds(
+            LicenseStatus,
+            st.sampled_from(LicenseState),
+            texts,
+            st.sampled_from(Billing),
+            st.lists(texts, max_size=4).map(tuple),
+            counts,
+            since,
+            since,
+            counts,
+            texts,
+        ),
+    ),
+    (
+        entries.pack_trust,
+        entries.unpack_trust,
+        st.builds(
+            TrustRecord,
+            texts,
+            counts,
+            texts,
+            texts,
+            st.booleans(),
+            counts,
+            counts,
+            counts,
+            st.binary(max_size=40),
+        ),
+    ),
 ]
 UNPACKERS = [unpack for _, unpack, _ in CODECS]
 
@@ -140,6 +186,17 @@ def test_no_kind_is_taken_for_another(data: st.DataObject):
         (entries.unpack_event, [VERSION, Kind.EVENT, "s", 1, 1, 9, 0, -1, False, ""], "event 9"),
         (entries.unpack_event, [VERSION, Kind.EVENT, "s", 1, -2, 1, 0, -1, False, ""], "field 2 is negative"),
         (entries.unpack_offer, [VERSION, Kind.OFFER, "s", "i", "p", []], "field 3 is list"),
+        (entries.unpack_usage, [VERSION, Kind.USAGE, "s", 1, -1, 0, "p", "m", 0, -1], "less than nothing"),
+        (entries.unpack_usage, [VERSION, Kind.USAGE, "s", 1, 0, 0, "p", "m", -1, -1], "less than nothing"),
+        (entries.unpack_usage, [VERSION, Kind.USAGE, "s", 1, 0, 0, "p", "m", 0], "7 fields, expected 8"),
+        (entries.unpack_usage, [VERSION, Kind.USAGE, "", 1, 0, 0, "p", "m", 0, -1], "without a name"),
+        (entries.unpack_usage, [VERSION, Kind.USAGE, "s", 1, 0, 0, "p", "m" * 201, 0, -1], "very long"),
+        (entries.unpack_usage, [VERSION, Kind.USAGE, "s", 1, 0, 10**12, "p", "m", 0, -1], "more than can be"),
+        (entries.unpack_usage, [VERSION, Kind.USAGE, "s", 1, 0, 0, "p", "m", 0, 10**16], "more than can be"),
+        (entries.unpack_license, [VERSION, Kind.LICENSE, 9, "", 1, [], 0, 0, 0, 0, ""], "license state 9"),
+        (entries.unpack_license, [VERSION, Kind.LICENSE, 1, "", 3, [], 0, 0, 0, 0, ""], "billing 3"),
+        (entries.unpack_license, [VERSION, Kind.LICENSE, 1, "", 1, [7], 0, 0, 0, 0, ""], "not names"),
+        (entries.unpack_license, [VERSION, Kind.LICENSE, 1, "", 1, [], -1, 0, 0, 0, ""], "less than none"),
     ],
 )
 def test_refusals(unpack: Callable[[bytes], Any], value: Any, reason: str):
@@ -165,3 +222,34 @@ def test_a_frame_ends_where_the_next_begins():
 
 def test_an_entry_costs_little_more_than_its_audio():
     assert len(entries.pack_audio(AudioFrame(10_000_000, bytes(1_600)))) <= 1_600 + 12
+
+
+def test_a_record_is_over_once_it_has_an_end():
+    assert not UsageRecord("s", 1, 1, 1, "p", "m", 1).over
+    assert UsageRecord("s", 1, 1, 1, "p", "m", 1, 0).over
+
+
+def test_the_seal_of_trust_is_made_over_all_but_itself():
+    record = TrustRecord("l", 1, "p", "r", False, 2, 3, 4, b"one")
+    unsealed = entries.pack_trust_unsealed(record)
+    assert unsealed == entries.pack_trust_unsealed(replace(record, seal=b"other"))
+    changes: list[dict[str, Any]] = [
+        {"license": "m"},
+        {"serial": 9},
+        {"passed": "x"},
+        {"refused": "x"},
+        {"missed": True},
+        {"tries": 9},
+        {"next_ms": 9},
+        {"mark_ms": 9},
+    ]
+    for changed in changes:
+        assert entries.pack_trust_unsealed(replace(record, **changed)) != unsealed
+
+
+def test_jobs_go_through_and_nothing_else_does():
+    job = {"t": 1, "f": "tick", "a": [], "k": {}, "et": 5}
+    assert entries.unpack_job(entries.pack_job(job)) == job
+    for data in (b"", b"\xc1", b"\x91\x01", b"\x91" * 5_000):
+        with pytest.raises(EntryError, match="job is not"):
+            entries.unpack_job(data)

@@ -61,6 +61,8 @@ def test_no_error_of_the_stack_hides_a_builtin():
             3006,
             "User Input Validation Error: Invalid 'sample_rate': Value error, sample_rate must be at least 8,000 Hz",
         ),
+        (errors.too_many_sessions(), 3009, "Unauthorized Connection: Too many concurrent sessions"),
+        (errors.shutting_down(), 3005, "Session Cancelled: The server is shutting down"),
         (errors.internal_error(), 3005, "Session Cancelled: An error occurred"),
     ],
 )

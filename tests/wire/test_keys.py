@@ -10,7 +10,14 @@ from redis.crc import key_slot
 from wire.keys import Keys
 
 SESSION_KEYS = (Keys.audio, Keys.events, Keys.state)
-OTHER_KEYS = (Keys.offers, Keys.workers, Keys.inbox)
+OTHER_KEYS = (Keys.offers, Keys.workers, Keys.inbox, Keys.places, Keys.ticks)
+#: Keys of which a stack has one each.
+SINGLE_KEYS = (
+    Keys.license_status,
+    Keys.license_trust,
+    Keys.usage,
+    Keys.usage_open,
+)
 
 
 @pytest.mark.parametrize(
@@ -22,6 +29,12 @@ OTHER_KEYS = (Keys.offers, Keys.workers, Keys.inbox)
         (Keys.events, b"steno:session:{x}:events"),
         (Keys.state, b"steno:session:{x}:state"),
         (Keys.inbox, b"steno:ingress:x:inbox"),
+        (Keys.places, b"steno:places:x"),
+        (Keys.ticks, b"steno:ticks:x"),
+        (lambda keys, _: keys.license_status(), b"steno:license:status"),
+        (lambda keys, _: keys.license_trust(), b"steno:license:trust"),
+        (lambda keys, _: keys.usage(), b"steno:usage"),
+        (lambda keys, _: keys.usage_open(), b"steno:usage:open"),
     ],
 )
 def test_the_keys_that_operators_see(build: Callable[[Keys, str], bytes], text: bytes):
@@ -40,6 +53,7 @@ def test_sessions_spread_over_slots():
 
 def test_no_two_keys_meet():
     built = [build(Keys(name), x) for name in "ab" for x in ("1", "2") for build in SESSION_KEYS + OTHER_KEYS]
+    built += [build(Keys(name)) for name in "ab" for build in SINGLE_KEYS]
     assert len(set(built)) == len(built)
 
 

@@ -364,7 +364,7 @@ def test_a_stopped_probe_frees_its_port():
 PREAMBLE = """
 import asyncio, os, signal, sys, time
 from wire import service
-from wire.errors import SettingsError, WeightsError
+from wire.errors import GaveUp, LicenseError, SettingsError, WeightsError
 service.configure_logging("INFO", False)
 """
 
@@ -443,7 +443,9 @@ sys.exit(service.run(main))
     assert child.returncode == 0
 
 
-@pytest.mark.parametrize("error,code", [("SettingsError", 2), ("WeightsError", 3)])
+@pytest.mark.parametrize(
+    "error,code", [("SettingsError", 2), ("WeightsError", 3), ("LicenseError", 4), ("GaveUp", 75)]
+)
 @pytest.mark.parametrize("where", ["itself", "in a task group"])
 def test_what_an_operator_can_mend_is_said_in_one_line(process, error: str, code: int, where: str):
     body = f"raise {error}('say steno models fetch')"
@@ -459,6 +461,29 @@ def test_what_an_operator_can_mend_is_said_in_one_line(process, error: str, code
     assert child.returncode == code
     [line] = err.splitlines()
     assert line.endswith("CRITICAL wire.service: say steno models fetch")
+
+
+@pytest.mark.parametrize(
+    "limits,wanted,allowed",
+    [
+        ("ulimit -Sn 64", 200, 200),
+        ("ulimit -n 64", 200, 64),
+        ("ulimit -Sn 128", 64, 128),
+    ],
+)
+def test_open_files_are_allowed_as_far_as_the_system_permits(limits: str, wanted: int, allowed: int):
+    """In a process of its own, since a hard limit cannot be raised again."""
+    code = (
+        f"import os; from wire import service; print(service.allow_open_files({wanted})); "
+        f"held = [os.open('/dev/null', os.O_RDONLY) for _ in range({min(wanted, allowed)} - 20)]"
+    )
+    found = subprocess.run(
+        ["/bin/sh", "-c", f'{limits}; exec "$0" -c "$1"', sys.executable, code],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (found.stdout.strip(), found.returncode) == (str(allowed), 0), found.stderr
 
 
 @pytest.mark.parametrize(

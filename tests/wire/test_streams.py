@@ -38,7 +38,7 @@ from wire.streams import READ_ENTRIES, Bus, following
 LEASE_MS = 3_000
 NOW_MS = 0  # a lease that is over at once
 BLOCK_MS = 20
-PARAMS = SessionParams().model_dump()
+PARAMS = SessionParams().for_worker()
 
 
 @pytest.fixture
@@ -524,7 +524,7 @@ def test_touch_prolongs_and_forget_shortens_a_sessions_life(run, bus: Bus, keys:
             server.expire(key, 5)
         assert await bus.touch(["s"]) == []
         assert all(server.ttl(key) > streams.SESSION_TTL_S - 5 for key in session_keys)
-        await bus.forget("s")
+        await bus.forget(["s"])
         assert all(0 < server.ttl(key) <= streams.FORGOTTEN_TTL_S for key in session_keys)
 
     run(scenario())
@@ -709,11 +709,16 @@ def test_following(entry_id: str, after: str):
 LEASE = Lease(b"1-0", offer_of("s"), 1, None)
 CALLS: dict[str, Callable[[Bus], Any]] = {
     "ping": lambda bus: bus.ping(),
+    "execute": lambda bus: bus.execute(lambda pipe: pipe.ping()),
     "offer": lambda bus: bus.offer(offer_of("s")),
+    "offer_all": lambda bus: bus.offer_all([offer_of("s"), offer_of("t")]),
     "withdraw": lambda bus: bus.withdraw(offer_of("s"), b"1-0"),
     "append": lambda bus: bus.append([("s", frame(0))]),
     "touch": lambda bus: bus.touch(["s"]),
-    "forget": lambda bus: bus.forget("s"),
+    "forget": lambda bus: bus.forget(["s"]),
+    "take_place": lambda bus: bus.take_place("key", "s", 1),
+    "keep_places": lambda bus: bus.keep_places([("key", "s")]),
+    "free_place": lambda bus: bus.free_place("key", "s"),
     "join": lambda bus: bus.join("english"),
     "take": lambda bus: bus.take("english", "a", 1, 1),
     "take_over": lambda bus: bus.take_over("english", "a", 1, 1),
@@ -794,5 +799,124 @@ def test_a_cancelled_caller_ends_wherever_it_was(run, bus: Bus):
                     task.cancel()
                     await asyncio.sleep(0)
             assert done, f"cancelled after {ticks % 30} ticks, and went on"
+
+    run(scenario())
+
+
+def test_a_pipeline_of_others_tells_what_redis_refuses_unless_it_is_forgiven(run, bus: Bus, keys: Keys):
+    def fill(pipe: Any) -> None:
+        pipe.set(keys.offers("x"), b"text", ex=60)
+        pipe.xlen(keys.offers("x"))
+        pipe.get(keys.offers("x"))
+
+    async def scenario() -> None:
+        assert await bus.execute(fill, forgive=("WRONGTYPE",)) == [True, None, b"text"]
+        with pytest.raises(BusUnavailable, match="refused a command: WRONGTYPE"):
+            await bus.execute(fill, forgive=("BUSYGROUP",))
+
+    run(scenario())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# places
+
+
+def let_places_end(server: Any, key: bytes) -> None:
+    """As if PLACE_TTL_S had passed without a touch: the deadlines of all places lie in the past."""
+    for session in server.zrange(key, 0, -1):
+        server.zadd(key, {session: 1})
+
+
+def test_a_key_has_so_many_places_and_no_more(run, bus: Bus):
+    async def scenario() -> None:
+        assert [await bus.take_place("key", session, 2) for session in "abc"] == [True, True, False]
+        assert await bus.take_place("other", "c", 1), "another key, another limit"
+        await bus.free_place("key", "a")
+        assert await bus.take_place("key", "c", 2)
+        assert not await bus.take_place("key", "d", 2)
+
+    run(scenario())
+
+
+def test_a_place_is_taken_once_however_often_it_is_asked_for(run, bus: Bus):
+    async def scenario() -> None:
+        assert [await bus.take_place("key", "a", 1) for _ in range(3)] == [True] * 3
+        assert not await bus.take_place("key", "b", 1)
+        await bus.free_place("key", "a")
+        await bus.free_place("key", "a")
+        assert await bus.take_place("key", "b", 1)
+
+    run(scenario())
+
+
+def test_nodes_that_ask_at_once_get_no_more_than_there_are(run, redis_url: str, keys: Keys):
+    async def scenario() -> None:
+        nodes = [Bus(redis_url, keys) for _ in range(4)]
+        async with asyncio.TaskGroup() as tasks:
+            asked = [
+                tasks.create_task(node.take_place("key", f"{number}-{session}", 7))
+                for number, node in enumerate(nodes)
+                for session in range(10)
+            ]
+        assert sum(one.result() for one in asked) == 7
+        for node in nodes:
+            await node.close()
+
+    run(scenario())
+
+
+def test_many_at_once_over_several_nodes_take_no_place_too_many(run, redis_url, keys: Keys):
+    async def scenario() -> None:
+        buses = [Bus(redis_url, keys) for _ in range(3)]
+        asked = [buses[number % 3].take_place("acme", f"s{number}", 20) for number in range(60)]
+        assert sum(await asyncio.gather(*asked)) == 20
+        for bus in buses:
+            await bus.close()
+
+    run(scenario())
+
+
+def test_a_place_nobody_keeps_is_free_again(run, bus: Bus, keys: Keys, server: Any):
+    """Its node has died."""
+
+    async def scenario() -> None:
+        assert await bus.take_place("key", "a", 1)
+        assert 0 < server.pttl(keys.places("key")) <= streams.PLACE_TTL_S * 1000
+        let_places_end(server, keys.places("key"))
+        assert await bus.take_place("key", "b", 1)
+
+    run(scenario())
+
+
+def test_a_place_that_is_kept_outlives_the_others(run, bus: Bus, keys: Keys, server: Any):
+    async def scenario() -> None:
+        for session in "ab":
+            assert await bus.take_place("key", session, 2)
+        let_places_end(server, keys.places("key"))
+        await bus.keep_places([("key", "a")])
+        assert server.zrange(keys.places("key"), 0, -1) == [b"a"]
+        assert [await bus.take_place("key", session, 2) for session in "cd"] == [True, False]
+        await bus.keep_places([])
+
+    run(scenario())
+
+
+def test_a_session_that_runs_has_its_place_again_after_redis_came_back_empty(
+    run, bus: Bus, keys: Keys, server: Any
+):
+    async def scenario() -> None:
+        await bus.keep_places([("key", "a"), ("key", "b")])
+        assert server.zcard(keys.places("key")) == 2
+        assert not await bus.take_place("key", "c", 1), "also beyond a limit that has shrunk"
+        assert server.pttl(keys.places("key")) > 0
+
+    run(scenario())
+
+
+def test_a_full_redis_refuses_to_keep_places_and_the_caller_goes_on(run, bus: Bus, keys: Keys, server: Any):
+    async def scenario() -> None:
+        server.set(keys.places("key"), "not a sorted set", ex=60)
+        with pytest.raises(BusUnavailable, match="refused"):
+            await bus.keep_places([("key", "a")])
 
     run(scenario())
