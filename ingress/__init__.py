@@ -1,9 +1,21 @@
 """The client's side: WebSocket on one end, Redis on the other.
 
-settings   what the operator may set
-handshake  an upgrade request, decided: accept with parameters, or refuse with an error
-session    one client session, decided: messages, worker events and time in, effects out
-audio      client PCM at any rate -> 16 kHz, streamed
-outbox     gathers what the node has to tell Redis, and writes it once per tick
-server     performs what the others decide; the only file that knows websockets
+settings      what the operator may set
+credentials   API keys; what a client presents -> what it may do
+tokens        temporary tokens: asked for, minted, read
+access        the keys that settings name, read again when their file changes
+certificates  TLS of the clients' port, its files taken again when they change
+watched       files: were they changed?
+handshake     a request, decided: accept with parameters, refuse with an error, or answer with a token
+session       one client session, decided: messages, worker events and time in, effects out
+decoding      what the client encoded -> PCM                          (framing: packets out of slices)
+audio         client PCM at any rate -> 16 kHz, streamed
+webhook       posts what a session heard to where its client wants it, when it has ended
+offers        offers sessions to their pools, as many in one round trip as wait
+license       what the licence's status allows, decided: who may begin, when the node must stop
+laps          what a session has used, told in cumulative records
+dues          performs both: status heard, places kept, laps written; not called by the server yet
+pools         which pools are served now, as far as this node knows
+outbox        gathers what the node has to tell Redis, and writes it once per tick
+server        performs what the others decide; the only file that knows websockets
 """

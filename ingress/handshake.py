@@ -1,19 +1,25 @@
-"""The opening request, decided (protocol 1.1 to 1.3 and 2): which path, who asks, with which parameters.
+"""The opening request, decided (protocol 1.1 to 1.4 and 2): which path, who asks, with which parameters.
 
-A refusal is always told over an open WebSocket, as Error and close with the same code: browsers cannot read the
-status of a failed upgrade, and the official clients know these codes.
+A refusal of a session is always told over an open WebSocket, as Error and close with the same code: browsers cannot
+read the status of a failed upgrade, and the official clients know these codes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
+from http import HTTPStatus
+from typing import Any
 from urllib.parse import parse_qsl
 
-from wire.errors import ClientError, Close, unauthorized
+from ingress.credentials import Credentials, Grant
+from ingress.tokens import missing, parse_request
+from wire.errors import ClientError, Close, shutting_down, too_many_sessions, unauthorized
 from wire.params import SessionParams, parse_query
+from wire.speech_models import DEFAULT_MODEL
 
 SESSION_PATHS = frozenset({"/", "/v3/ws"})
 HEALTH_PATHS = frozenset({"/v3/ws/health", "/v3/health"})
+TOKEN_PATH = "/v3/token"  # noqa: S105 a path
 
 #: Longest `AssemblyAI-Version` that is echoed in Begin.
 _MAX_VERSION = 32
@@ -24,30 +30,36 @@ class Route(Enum):
 
     SESSION = auto()
     HEALTH = auto()
+    TOKEN = auto()
     UNKNOWN = auto()
 
 
 @dataclass(frozen=True)
 class Load:
-    """What this node can take on now. `ready`: it reaches Redis; `draining`: it was told to stop."""
+    """What this node can take on now.
+
+    `ready`: it reaches Redis; `draining`: it was told to stop; `licensed`: the licence lets sessions begin.
+    """
 
     sessions: int
     max_sessions: int
     ready: bool = True
     draining: bool = False
+    licensed: bool = True
 
     @property
     def healthy(self) -> bool:
         """Whether a load balancer should send sessions here. A full node is healthy."""
-        return self.ready and not self.draining
+        return self.ready and self.licensed and not self.draining
 
 
 @dataclass(frozen=True)
 class Accept:
-    """The session may begin. `api_version` is what the client asked for, echoed in Begin."""
+    """The session may begin, within its grant. `api_version` is what the client asked for, echoed in Begin."""
 
     params: SessionParams
     api_version: str | None
+    grant: Grant
 
 
 @dataclass(frozen=True)
@@ -62,28 +74,71 @@ def route(target: str) -> Route:
     path = target.partition("?")[0].rstrip("/") or "/"
     if path in SESSION_PATHS:
         return Route.SESSION
+    if path == TOKEN_PATH:
+        return Route.TOKEN
     return Route.HEALTH if path in HEALTH_PATHS else Route.UNKNOWN
 
 
-def admit(target: str, headers: Iterable[tuple[str, str]], load: Load) -> Accept | Reject:
-    """Decide on an upgrade request: credentials, then parameters, then room."""
-    query = parse_qsl(target.partition("?")[2], keep_blank_values=True)
-    named = {name.lower(): value.strip() for name, value in headers}
+def admit(
+    target: str,
+    headers: Iterable[tuple[str, str]],
+    load: Load,
+    check: Callable[[str], Grant],
+    default_model: str = DEFAULT_MODEL,
+) -> Accept | Reject:
+    """Decide on an upgrade request: credentials, then parameters, then room.
+
+    `check` tells what whoever presents this text may do, or raises ClientError; it is never asked about nothing.
+    `default_model` serves who names none (`wire.speech_models.choose` tells what names one).
+    """
+    query = parse_qsl(_clean(target).partition("?")[2], keep_blank_values=True)
+    named = _named(headers)
     try:
-        # Presence is all that is asked for: the value is not verified here (protocol 1.3).
-        if not (named.get("authorization") or any(value.strip() for name, value in query if name == "token")):
+        tokens = [value.strip() for name, value in query if name == "token"]
+        presented = named.get("authorization") or next(filter(None, tokens), "")
+        if not presented:
             raise unauthorized("Missing Authorization header")
-        params = parse_query(query)
+        grant = check(presented)
+        params = parse_query(query, named.get("x-model-version"), default_model)
         _make_room(load)
     except ClientError as error:
         return Reject(error)
-    return Accept(params, named.get("assemblyai-version", "")[:_MAX_VERSION] or None)
+    return Accept(params, named.get("assemblyai-version", "")[:_MAX_VERSION] or None, grant)
+
+
+def issue(
+    target: str, headers: Iterable[tuple[str, str]], credentials: Credentials, now_s: float
+) -> tuple[HTTPStatus, dict[str, Any]]:
+    """Answer a request for a temporary token: status and JSON (protocol 1.4). Here `Bearer KEY` will do as well."""
+    wanted, faults = parse_request(dict(parse_qsl(target.partition("?")[2], keep_blank_values=True)))
+    presented = _named(headers).get("authorization", "")
+    scheme, _, rest = presented.partition(" ")
+    if scheme.lower() == "bearer":
+        presented = rest.strip()
+    if not presented:
+        faults.append(missing("header", "authorization"))
+    if wanted is None or faults:
+        return HTTPStatus.UNPROCESSABLE_ENTITY, {"detail": faults}
+    try:
+        token = credentials.mint(presented, wanted, now_s)
+    except ClientError as error:
+        return HTTPStatus.UNAUTHORIZED, {"error": error.text}
+    return HTTPStatus.OK, {"token": token, "expires_in_seconds": wanted.expires_in_seconds}
+
+
+def _named(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+    return {name.lower(): _clean(value).strip() for name, value in headers}
+
+
+def _clean(text: str) -> str:
+    """Bytes that are no ASCII come as surrogates, which nothing can be written with; sloppy clients send UTF-8."""
+    return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _make_room(load: Load) -> None:
     if load.draining:
-        raise ClientError(Close.SERVER_ERROR, "Session Cancelled: The server is shutting down")
+        raise shutting_down()
     if not load.ready:
         raise ClientError(Close.SERVER_ERROR, "Session Cancelled: The server is not ready")
     if load.sessions >= load.max_sessions:
-        raise ClientError(Close.TOO_MANY_SESSIONS, "Unauthorized Connection: Too many concurrent sessions")
+        raise too_many_sessions()

@@ -1,40 +1,60 @@
 """What this node has to tell Redis about its sessions: gathered as it comes, written once per tick.
 
-In this order: audio and orders of all sessions in one pipeline, offers withdrawn, keys let go. What cannot be written
-stays, in order, for the next try.
+In this order: audio and orders of all sessions in one pipeline, offers withdrawn, keys let go, places freed. What
+cannot be written stays, in order, for the next try.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from wire import metrics
-from wire.entries import AudioEntry, AudioFrame, Offer
+from wire.entries import AudioEntry, AudioFrame, Control, Offer, Order, pack_audio
 from wire.errors import BusUnavailable
 from wire.streams import Bus
+
+#: Most that is written in one round trip, in bytes, roughly.
+SLICE_BYTES = 2**20
+#: Small frames are joined up to this: 50 ms, what most clients send in one message.
+JOINED_BYTES = 1_600
 
 #: Pause before the next try when Redis is away.
 RETRY_S = 0.25
 
 
 class Outbox:
-    """`append`, `withdraw` and `forget` return at once; `run` for the node's life, and `flush` once after it."""
+    """`append`, `withdraw`, `forget`, `free` return at once; `run` for the node's life, and `flush` once after it."""
 
     def __init__(self, bus: Bus, tick_ms: int) -> None:
-        #: Audio waiting here; it is for the caller to bound it.
+        #: What waits here, orders included; it is for the caller to bound it.
         self.pending_bytes = 0
+        #: When Redis first failed to take what waits, by the clock of the loop; None while it takes it.
+        self.stuck_since: float | None = None
         self._bus = bus
         self._tick_s = tick_ms / 1000
         self._work = asyncio.Event()
-        self._pending: deque[tuple[str, AudioEntry]] = deque()
+        self._pending: deque[_Item] = deque()
+        self._last: dict[str, _Item] = {}  # the newest of each session, as long as it is not on its way
         self._withdrawn: deque[tuple[Offer, bytes]] = deque()
         self._forgotten: deque[str] = deque()
+        self._freed: deque[tuple[str, str]] = deque()
 
     def append(self, session: str, entry: AudioEntry) -> None:
-        """To the session's audio log, after everything appended before."""
-        self._pending.append((session, entry))
-        if isinstance(entry, AudioFrame):
-            self.pending_bytes += len(entry.pcm)
+        """To the session's audio log, after everything appended before.
+
+        Small frames of one session that wait together become one entry: a log holds so many entries, not so much
+        audio. Raises what packing raises for an entry that no log could hold.
+        """
+        last = self._last.get(session)
+        if last is not None and (joined := _joined(last.entry, entry)) is not None:
+            self.pending_bytes += len(joined.pcm) - last.size
+            last.entry, last.size = joined, len(joined.pcm)
+        else:
+            size = len(entry.pcm) if isinstance(entry, AudioFrame) else len(pack_audio(entry))
+            self._last[session] = item = _Item(session, entry, size)
+            self._pending.append(item)
+            self.pending_bytes += size
         self._work.set()
 
     def withdraw(self, offer: Offer, offer_id: bytes) -> None:
@@ -43,8 +63,18 @@ class Outbox:
         self._work.set()
 
     def forget(self, session: str) -> None:
-        """Let the session's keys go, once everything about it is written."""
+        """Let the session's keys go, once everything about it is written.
+
+        While Redis takes nothing, what the session still had to say is dropped but for its end: nobody waits for it.
+        """
+        if self.stuck_since is not None:
+            self._drop(session)
         self._forgotten.append(session)
+        self._work.set()
+
+    def free(self, holder: str, session: str) -> None:
+        """The session has left the place it had among those of its API key."""
+        self._freed.append((holder, session))
         self._work.set()
 
     async def run(self, missed: Callable[[BusUnavailable], None]) -> None:
@@ -55,8 +85,12 @@ class Outbox:
             try:
                 await self.flush()
             except BusUnavailable as error:
+                if self.stuck_since is None:
+                    self.stuck_since = asyncio.get_running_loop().time()
                 missed(error)
                 await asyncio.sleep(RETRY_S)
+            else:
+                self.stuck_since = None
 
     async def flush(self) -> None:
         """Write everything. Raises BusUnavailable, with what was not written still to do.
@@ -64,24 +98,67 @@ class Outbox:
         Entries of a failed try may have arrived all the same and be appended again: their positions tell the reader.
         """
         self._work.clear()
+        # Only what stands here now: a key that was let go before its session's last entry would come back.
+        withdrawn, forgotten = len(self._withdrawn), len(self._forgotten)
         try:
             await self._append_pending()
-            while self._withdrawn:
+            for _ in range(withdrawn):
                 await self._bus.withdraw(*self._withdrawn[0])
                 self._withdrawn.popleft()
-            while self._forgotten:
-                await self._bus.forget(self._forgotten[0])
+            if forgotten:
+                await self._bus.forget([self._forgotten[number] for number in range(forgotten)])
+            for _ in range(forgotten):
                 self._forgotten.popleft()
+            while self._freed:
+                await self._bus.free_place(*self._freed[0])
+                self._freed.popleft()
         except BusUnavailable:
             self._work.set()
             raise
 
     async def _append_pending(self) -> None:
-        entries, size = list(self._pending), self.pending_bytes
-        metrics.PENDING_BYTES.set(size)
-        if entries:
-            with metrics.APPEND_SECONDS.time():
-                await self._bus.append(entries)
-        for _ in entries:
-            self._pending.popleft()
-        self.pending_bytes -= size
+        """What stands here now, in slices: what Redis has taken is not told again when it refuses the rest."""
+        metrics.PENDING_BYTES.set(self.pending_bytes)
+        self._last.clear()
+        left = len(self._pending)
+        while left > 0:
+            items, size = [self._pending.popleft()], 0
+            left -= 1
+            while left > 0 and (size := size + items[-1].size) < SLICE_BYTES:
+                items.append(self._pending.popleft())
+                left -= 1
+            try:
+                with metrics.APPEND_SECONDS.time():
+                    await self._bus.append([(item.session, item.entry) for item in items])
+            except BaseException:  # cancelled as well: the flush at the node's end goes on from here
+                self._pending.extendleft(reversed(items))
+                raise
+            self.pending_bytes -= sum(item.size for item in items)
+
+    def _drop(self, session: str) -> None:
+        kept = [item for item in self._pending if item.session != session or item.is_end]
+        self.pending_bytes -= sum(item.size for item in self._pending) - sum(item.size for item in kept)
+        self._pending = deque(kept)
+        self._last.pop(session, None)
+
+
+@dataclass(slots=True)
+class _Item:
+    """One entry on its way; `size` in bytes."""
+
+    session: str
+    entry: AudioEntry
+    size: int
+
+    @property
+    def is_end(self) -> bool:
+        return isinstance(self.entry, Control) and self.entry.order in (Order.ABANDON, Order.TERMINATE)
+
+
+def _joined(last: AudioEntry, entry: AudioEntry) -> AudioFrame | None:
+    """The two as one frame, if they are small frames without a gap between."""
+    if not (isinstance(last, AudioFrame) and isinstance(entry, AudioFrame)) or entry.position != last.end:
+        return None
+    if len(last.pcm) + len(entry.pcm) > JOINED_BYTES:
+        return None
+    return AudioFrame(last.position, last.pcm + entry.pcm)

@@ -1,16 +1,21 @@
 """One ingress node: performs what `Session` asks; the only file that knows websockets.
 
 A connection costs one coroutine, its own handler, which reads and decides. Everything else is done once for the whole
-node, by five loops:
+node, by nine loops:
 
+    offer       new sessions to their pools, as many in one round trip as wait
     append      every tick: the audio of all sessions to Redis in one pipeline, then offers withdrawn, keys let go
     deliver     this node's inbox: worker events -> session -> client; a frame is written without a task or a wait
     deadlines   a heap of times at which a session wants to be called
     touch       sessions' keys in Redis kept alive
-    watch       is Redis there? If not for long, sessions end with an Error rather than in silence
+    pools       which pools are served, as workers report
+    dues        what licensing says of the licence, and what sessions have used (`ingress/dues.py`)
+    webhooks    what sessions heard, to where their clients want it
+    watch       is Redis there? If not for long, sessions end with an Error rather than in silence; keys and
+                certificates of the operator, were they changed?
 
 Nothing queues without a bound. Audio that Redis is slow to take stops the reading from all clients, and TCP slows them
-down; a client far ahead of its own speech is slowed down alone; one that does not read its messages is closed.
+down; a client too far ahead of its own speech is closed, and so is one that does not read its messages.
 
 Keep-alive pings are not sent: they would cost a task per connection, and cut off a client that is being slowed down,
 whose pongs wait behind its audio. A client that has vanished is found by its silence (protocol 1.6).
@@ -24,18 +29,27 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from http import HTTPStatus
-from typing import assert_never
+from typing import Any, assert_never
 
+from websockets import http11
 from websockets.asyncio.server import Server, ServerConnection, broadcast
 from websockets.asyncio.server import serve as serve_websocket
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from ingress.handshake import Accept, Load, Reject, Route, admit, route
+from ingress.access import Access
+from ingress.certificates import certificates
+from ingress.credentials import Grant
+from ingress.dues import Dues
+from ingress.handshake import Accept, Load, Reject, Route, admit, issue, route
+from ingress.license import LicenseGate, license_failed
+from ingress.offers import Offers
 from ingress.outbox import RETRY_S, Outbox
+from ingress.pools import Pools
 from ingress.session import (
     UNTAKEN,
     Append,
@@ -44,13 +58,16 @@ from ingress.session import (
     Effect,
     Forget,
     MakeOffer,
+    Notify,
     Reply,
     Session,
     State,
     Withdraw,
 )
 from ingress.settings import IngressSettings
+from ingress.webhook import Webhook, Webhooks
 from wire import metrics
+from wire.accounts import Accounts
 from wire.entries import SAMPLE_RATE, AudioEntry, AudioFrame, Offer, SessionEvent
 from wire.errors import (
     REASON_SEE_ERROR,
@@ -58,26 +75,56 @@ from wire.errors import (
     ClientError,
     Close,
     EntryError,
+    LicenseError,
     SettingsError,
     internal_error,
+    shutting_down,
+    too_many_sessions,
 )
-from wire.keys import Keys
+from wire.keys import LICENSE_HOLDER, Keys
 from wire.messages import Error, dump
-from wire.service import Probe, redact, session_id
+from wire.params import SessionParams
+from wire.service import Probe, allow_open_files, redact, session_id
+from wire.speech_models import POOLS
 from wire.streams import TOUCH_S, Bus
 
 logger = logging.getLogger(__name__)
+
+# A request line may hold a hundred key terms and a prompt, in percent-encoded UTF-8; the library's own limit is 8 KiB.
+http11.MAX_LINE_LENGTH = 64 * 1024
 
 #: How long a client may take to answer our close frame; then the connection is cut.
 CLOSE_TIMEOUT_S = 5.0
 #: How exactly deadlines, which are seconds, are met.
 DEADLINE_GRAIN_S = 0.05
+#: Open files of a node besides its sessions: connections to Redis, the probe, clients on their way in or out.
+OTHER_FILES = 256
+#: How often licensing is heard and laps are written.
+DUES_S = 1.0
+#: What the log says when the licence begins, or ceases, to let sessions begin: level and message.
+_ADMISSION = {
+    True: (logging.INFO, "The license is good: sessions are admitted"),
+    False: (
+        logging.WARNING,
+        "No good license: nobody is admitted. Is `steno licensing` running? LICENSE_REQUIRED=false serves without one",
+    ),
+}
+#: How often workers' reports are read.
+POOLS_S = 2.0
 #: How often Redis is looked for while it is there.
 WATCH_S = 1.0
 
 
 async def serve(settings: IngressSettings, drain: asyncio.Event, probe: Probe) -> None:
-    """Serve clients until `drain`, then until their sessions have ended. Raises SettingsError for a taken port."""
+    """Serve clients until `drain`, then until their sessions have ended.
+
+    Raises SettingsError for a taken port, and for keys or certificates that cannot be read; LicenseError at the end if
+    it was a failed licence that ended the sessions.
+    """
+    needed = settings.max_sessions + OTHER_FILES
+    if (allowed := allow_open_files(needed + settings.backlog)) < needed:
+        extra = {"allowed": allowed, "needed": needed}
+        logger.warning("Too few open files are allowed for MAX_SESSIONS; raise `ulimit -n`", extra=extra)
     bus = Bus(settings.redis_url, Keys(settings.namespace))
     try:
         await Ingress(settings, bus, probe).run(drain)
@@ -93,6 +140,7 @@ class Client:
     session: Session
     opened_at: float
     offer: Offer
+    grant: Grant
     offer_id: bytes | None = None
     #: The earliest time for which this client stands in the heap of deadlines.
     armed: float = math.inf
@@ -119,9 +167,21 @@ class Ingress:
         self.port = settings.port
         self._bus = bus
         self._outbox = Outbox(bus, settings.tick_ms)
+        self._offers = Offers(bus)
+        self._access = Access(settings)
+        self._certificates = certificates(settings)
+        self._webhooks = Webhooks()
+        self._pools = Pools()
         self._probe = probe
         self._new_session = new_session
         self._now = asyncio.get_running_loop().time
+        self._dues = Dues(
+            Accounts(bus),
+            LicenseGate(settings.license_required, settings.license_grace_s),
+            lambda name: self._clients[name].session.received_ms,
+            self._now,
+        )
+        self._failed: LicenseError | None = None
         self._tasks = asyncio.TaskGroup()
         self._clients: dict[str, Client] = {}
         self._deserted = asyncio.Event()  # no clients
@@ -133,7 +193,7 @@ class Ingress:
         self._draining = False
 
     async def run(self, drain: asyncio.Event) -> None:
-        """Serve until `drain`, then until the sessions have ended or their time is up."""
+        """Serve until `drain`, which a failed licence sets, then until the sessions have ended or their time is up."""
         async with await self._listen() as server, self._tasks as tasks:
             self.port = next(iter(server.sockets)).getsockname()[1]
             self.listening.set()
@@ -141,19 +201,30 @@ class Ingress:
             loops = [
                 tasks.create_task(loop())
                 for loop in (
+                    self._offers.run,
+                    self._webhooks.run,
                     self._append_all,
                     self._deliver_all,
                     self._meet_deadlines,
                     self._touch,
+                    partial(self._pay_dues, drain),
                     self._watch,
+                    self._watch_pools,
                 )
             ]
             await drain.wait()
             await self._drain()
+            await self._webhooks.drain(self.settings.webhook_grace_s)
             for loop in loops:
                 loop.cancel()
         with contextlib.suppress(BusUnavailable):  # keys expire by themselves
             await self._outbox.flush()
+        try:
+            await self._dues.flush()
+        except BusUnavailable as error:
+            logger.error("The last usage of sessions is not written", extra={"reason": str(error)})
+        if self._failed is not None:
+            raise self._failed
 
     # ------------------------------------------------------------------------------------------------- the listener
 
@@ -164,6 +235,8 @@ class Ingress:
                 self._handle,
                 settings.host,
                 settings.port,
+                backlog=settings.backlog,
+                open_timeout=settings.open_timeout_s,
                 process_request=self._answer_http,
                 compression=None,
                 max_size=settings.max_message_bytes,
@@ -171,45 +244,88 @@ class Ingress:
                 close_timeout=CLOSE_TIMEOUT_S,
                 server_header="steno",
                 logger=_library_logger(),
+                **self._tls(),
             )
         except OSError as error:
             place = f"{settings.host} port {settings.port}"
             raise SettingsError(f"PORT: cannot listen on {place}: {error.strerror or error}") from None
 
+    def _tls(self) -> dict[str, Any]:
+        if self._certificates is None:
+            return {}
+        return {"ssl": self._certificates.context, "ssl_handshake_timeout": self.settings.open_timeout_s}
+
     def _answer_http(self, connection: ServerConnection, request: Request) -> Response | None:
-        """Health checks and unknown paths; None goes on to a WebSocket."""
+        """Health checks, tokens and unknown paths; None goes on to a WebSocket.
+
+        Other methods than GET never come here: the library does not parse them and closes the connection.
+        """
         match route(request.path):
             case Route.SESSION:
                 return None
             case Route.HEALTH:
                 return self._health(connection)
+            case Route.TOKEN:
+                now_s = time.time()
+                credentials = self._access.credentials
+                return _json(
+                    connection, *issue(request.path, request.headers.raw_items(), credentials, now_s)
+                )
             case _:
                 return connection.respond(HTTPStatus.NOT_FOUND, "Not found\n")
 
     def _health(self, connection: ServerConnection) -> Response:
         load = self._load()
-        status = "ready" if load.healthy else "draining" if load.draining else "starting"
+        if load.healthy:
+            status = "ready"
+        elif load.draining:
+            status = "draining"
+        else:
+            status = "starting" if not load.ready else "unlicensed"
         code = HTTPStatus.OK if load.healthy else HTTPStatus.SERVICE_UNAVAILABLE
-        response = connection.respond(code, json.dumps({"status": status, "sessions": load.sessions}))
-        del response.headers["Content-Type"]
-        response.headers["Content-Type"] = "application/json"
-        return response
+        return _json(connection, code, {"status": status, "sessions": load.sessions})
 
     def _load(self) -> Load:
-        return Load(len(self._clients), self.settings.max_sessions, bool(self._ready), self._draining)
+        licensed = self._dues.gate.serving
+        return Load(
+            len(self._clients), self.settings.max_sessions, bool(self._ready), self._draining, licensed
+        )
 
     # ------------------------------------------------------------------------------------------------ one connection
 
     async def _handle(self, connection: ServerConnection) -> None:
-        """A WebSocket is open. Returns when it is closed."""
+        """A WebSocket is open. Returns when it is closed; never raises, since nobody else would tell the client."""
+        try:
+            await self._admit(connection)
+        except Exception:
+            logger.exception("Connection failed")
+            await self._turn_away(connection, internal_error())
+
+    async def _admit(self, connection: ServerConnection) -> None:
         request = connection.request
         if request is None:  # not before a handshake
             return
-        match admit(request.path, request.headers.raw_items(), self._load()):
+        headers, default = request.headers.raw_items(), self.settings.default_speech_model
+        match admit(request.path, headers, self._load(), self._check, default):
             case Reject(error):
                 await self._turn_away(connection, error)
             case Accept() as accepted:
-                await self._serve(self._enrol(connection, accepted))
+                params = accepted.params
+                if refusal := self._dues.refusal(params.pool) or await self._unserved(params):
+                    await self._turn_away(connection, refusal)
+                else:
+                    await self._serve(self._enrol(connection, accepted))
+
+    def _check(self, presented: str) -> Grant:
+        return self._access.credentials.grant(presented, time.time())
+
+    async def _unserved(self, params: SessionParams) -> ClientError | None:
+        """Why nobody will take a session with these; before that is said, Redis is asked once more."""
+        error = self._pools.refusal(params.pool, params.speech_model, self._now())
+        if error is None:
+            return None
+        await self._look_for_pools()
+        return self._pools.refusal(params.pool, params.speech_model, self._now())
 
     async def _turn_away(self, connection: ServerConnection, error: ClientError) -> None:
         logger.info("Client refused", extra={"code": int(error.code), "reason": error.text})
@@ -219,12 +335,14 @@ class Ingress:
 
     def _enrol(self, connection: ServerConnection, accepted: Accept) -> Client:
         now, settings, params = self._now(), self.settings, accepted.params
-        name = str(uuid.uuid4())
-        expires_at = int(time.time() + settings.max_session_s)
-        session = self._new_session(name, params, settings.limits, now, expires_at, accepted.api_version)
-        client = Client(
-            connection, session, now, Offer(name, settings.instance, params.pool, params.model_dump())
-        )
+        name, grant = str(uuid.uuid4()), accepted.grant
+        limits = settings.limits
+        if grant.max_session_s is not None:
+            limits = replace(limits, max_session_s=min(grant.max_session_s, limits.max_session_s))
+        expires_at = int(time.time() + limits.max_session_s)
+        session = self._new_session(name, params, limits, now, expires_at, accepted.api_version)
+        offer = Offer(name, settings.instance, params.pool, params.for_worker())
+        client = Client(connection, session, now, offer, grant)
         self._clients[name] = client
         self._deserted.clear()
         metrics.SESSIONS_OPEN.inc()
@@ -234,19 +352,44 @@ class Ingress:
         session_id.set(client.session.id)  # for the records of this task
         logger.info(
             "Session opened",
-            extra={"pool": client.offer.pool, "sample_rate": client.session.params.sample_rate},
+            extra={"pool": client.offer.pool, "sample_rate": client.session.params.sample_rate}
+            | ({"key": client.grant.name} if client.grant.name else {}),
         )
         try:
             self._apply(client, client.session.start)
-            await self._make_offer(client)
+            if await self._take_places(client):
+                await self._make_offer(client)
             await self._read(client)
         finally:
             self._apply(client, client.session.client_gone)
             self._strike_off(client)
 
+    def _holders(self, client: Client) -> dict[str, int]:
+        """Among whose sessions this one has a place, over all nodes, and how many there are; only where limited."""
+        holders = {client.grant.holder: client.grant.sessions, LICENSE_HOLDER: self._dues.gate.max_sessions}
+        return {holder: most for holder, most in holders.items() if holder and most}
+
+    async def _take_places(self, client: Client) -> bool:
+        """Where places are not limited, Redis is not asked."""
+        for holder, most in self._holders(client).items():
+            error = internal_error()
+            try:
+                if await self._bus.take_place(holder, client.session.id, most):
+                    continue
+                error = too_many_sessions()
+                if holder == LICENSE_HOLDER:
+                    metrics.LICENSE_REFUSALS.labels(int(error.code)).inc()
+            except BusUnavailable as missed:
+                self._missed_redis("take_place", missed)
+            except Exception:
+                logger.exception("Taking a place failed")
+            self._apply(client, client.session.refuse, error)
+            return False
+        return True
+
     async def _make_offer(self, client: Client) -> None:
         try:
-            client.offer_id = await self._bus.offer(client.offer)
+            client.offer_id = await self._offers.make(client.offer)
         except BusUnavailable as error:
             self._missed_redis("offer", error)
             self._apply(client, client.session.refuse, internal_error())
@@ -262,20 +405,29 @@ class Ingress:
             try:
                 message = await client.connection.recv()
             except ConnectionClosed as closed:
-                if closed.sent is not None and closed.sent.code == Close.TOO_BIG:
-                    metrics.CLIENT_ERRORS.labels(int(Close.TOO_BIG)).inc()
+                # Closed by the library itself: too big (1009), no UTF-8 (1007), no WebSocket frames (1002).
+                if (
+                    client.session.state is not State.CLOSED
+                    and closed.sent is not None
+                    and not closed.rcvd_then_sent
+                ):
+                    metrics.CLIENT_ERRORS.labels(closed.sent.code).inc()
                 return
             decide = client.session.client_text if isinstance(message, str) else client.session.client_audio
             self._apply(client, decide, message)
-            while self._must_wait(client):  # noqa: ASYNC110 time alone may end it
+            while self._must_wait(client):
                 await asyncio.sleep(self.settings.tick_ms / 1000)
+                client.session.held(self._now())
 
     def _must_wait(self, client: Client) -> bool:
         full = self._outbox.pending_bytes > self.settings.max_pending_bytes
-        return (full and client.session.state is not State.CLOSED) or client.session.congested(self._now())
+        return full and client.session.state is not State.CLOSED
 
     def _strike_off(self, client: Client) -> None:
         session = client.session
+        for holder in self._holders(client):
+            self._outbox.free(holder, session.id)
+        self._dues.end(session.id)
         del self._clients[session.id]
         if not self._clients:
             self._deserted.set()
@@ -329,6 +481,8 @@ class Ingress:
                     self._tasks.create_task(self._close(client.connection, code, reason))
                 case Withdraw():
                     self._withdraw(client)
+                case Notify(finals):
+                    self._notify(client, finals)
                 case Forget():
                     self._outbox.forget(client.session.id)
                 case Dropped(reason):
@@ -337,6 +491,13 @@ class Ingress:
                     pass  # `_serve` makes it, since it has to wait for Redis
                 case _:
                     assert_never(effect)
+
+    def _notify(self, client: Client, finals: Sequence[str]) -> None:
+        params = client.session.params
+        name, value = params.webhook_auth_header_name, params.webhook_auth_header_value
+        self._webhooks.post(
+            Webhook(params.webhook_url, name or None, value or None, client.session.id, finals)
+        )
 
     def _append(self, client: Client, entry: AudioEntry) -> None:
         self._outbox.append(client.session.id, entry)
@@ -349,6 +510,9 @@ class Ingress:
 
     def _reply(self, client: Client, text: str) -> None:
         broadcast([client.connection], text)
+        self._cut_off_if_unread(client)
+
+    def _cut_off_if_unread(self, client: Client) -> None:
         if client.connection.transport.get_write_buffer_size() > self.settings.max_unread_bytes:
             error = ClientError(
                 Close.SERVER_ERROR, "Session Cancelled: The client does not read its messages"
@@ -385,6 +549,7 @@ class Ingress:
         self._apply(client, client.session.worker_event, event)
         if waiting and client.session.state in (State.OPEN, State.TERMINATING):
             metrics.BEGIN_SECONDS.observe(self._now() - client.opened_at)
+            self._dues.begin(event.session, client.offer.pool, client.session.params.speech_model)
 
     async def _meet_deadlines(self) -> None:
         while True:
@@ -411,9 +576,42 @@ class Ingress:
                 continue
             for name in lost:
                 self._apply(offered[name], offered[name].session.refuse, internal_error())
+            await self._keep_places(offered)
+
+    async def _keep_places(self, clients: Mapping[str, Client]) -> None:
+        held = [(holder, name) for name, client in clients.items() for holder in self._holders(client)]
+        try:
+            await self._bus.keep_places(held)
+        except BusUnavailable as error:
+            # Until the next try their keys may have more sessions than they should; none has fewer.
+            self._missed_redis("keep_places", error)
+
+    async def _pay_dues(self, drain: asyncio.Event) -> None:
+        """Hear of the licence, write laps; when the licence has failed for too long, end all sessions and the node."""
+        gate, served = self._dues.gate, True
+        while True:
+            try:
+                await self._dues.beat()
+            except BusUnavailable as error:
+                self._missed_redis("dues", error)
+            if gate.serving is not served:
+                served = gate.serving
+                logger.log(*_ADMISSION[served])
+            self._show_health()
+            try:
+                gate.check(self._now())
+            except LicenseError as error:
+                self._failed = error
+                self._refuse_all(license_failed())
+                drain.set()
+                return
+            await asyncio.sleep(DUES_S if served else RETRY_S)
 
     async def _watch(self) -> None:
         while True:
+            metrics.TASKS.set(len(asyncio.all_tasks()))
+            for client in list(self._clients.values()):
+                self._cut_off_if_unread(client)  # pongs pile up as well, and nobody tells of them
             try:
                 await self._bus.ping()
             except BusUnavailable as error:
@@ -421,8 +619,37 @@ class Ingress:
                 if self._now() - self._reached_at > self.settings.redis_patience_s:
                     self._refuse_all(internal_error())
             else:
-                self._reached_redis()
+                self._answered()
+            self._refresh()
             await asyncio.sleep(WATCH_S if self._ready else RETRY_S)
+
+    def _answered(self) -> None:
+        """Redis answers; but one that is full or read-only answers as well, and takes no audio."""
+        stuck_since = self._outbox.stuck_since
+        if stuck_since is None:
+            self._reached_redis()
+        elif self._now() - stuck_since > self.settings.redis_patience_s:
+            self._refuse_all(internal_error())
+
+    def _refresh(self) -> None:
+        """Keys and certificates, were they changed. What goes wrong leaves the old ones and ends nothing."""
+        try:
+            self._access.refresh()
+            if self._certificates is not None:
+                self._certificates.refresh()
+        except Exception:
+            logger.exception("Keys or certificates not reloaded")
+
+    async def _watch_pools(self) -> None:
+        while True:
+            await self._look_for_pools()
+            await asyncio.sleep(POOLS_S)
+
+    async def _look_for_pools(self) -> None:
+        try:
+            self._pools.heard({pool: await self._bus.loads(pool) for pool in POOLS}, self._now())
+        except BusUnavailable as error:
+            self._missed_redis("loads", error)
 
     # ------------------------------------------------------------------------------------------- Redis comes and goes
 
@@ -432,7 +659,7 @@ class Ingress:
             logger.info("Redis is there", extra={"url": redact(self.settings.redis_url)})
             self._ready = True
             self._came_back.set()
-            self._probe.ready = not self._draining
+            self._show_health()
 
     def _missed_redis(self, operation: str, error: BusUnavailable) -> None:
         metrics.REDIS_ERRORS.labels(operation).inc()
@@ -441,20 +668,25 @@ class Ingress:
                 "Redis is away, trying again until it answers",
                 extra={"url": redact(self.settings.redis_url), "operation": operation, "reason": str(error)},
             )
-            self._ready = self._probe.ready = False
+            self._ready = False
+            self._show_health()
+
+    def _show_health(self) -> None:
+        self._probe.ready = self._load().healthy
 
     # ---------------------------------------------------------------------------------------------------- the end
 
     async def _drain(self) -> None:
         """No new sessions; the open ones have their grace time, then they are told that the server goes away."""
-        self._draining, self._probe.ready = True, False
+        self._draining = True
+        self._show_health()
         logger.info("Draining", extra={"sessions": len(self._clients)})
         if not self._clients:
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.settings.drain_grace_s):
                 await self._deserted.wait()
-        self._refuse_all(ClientError(Close.SERVER_ERROR, "Session Cancelled: The server is shutting down"))
+        self._refuse_all(shutting_down())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await self._deserted.wait()
@@ -462,6 +694,14 @@ class Ingress:
     def _refuse_all(self, error: ClientError) -> None:
         for client in list(self._clients.values()):
             self._apply(client, client.session.refuse, error)
+
+
+def _json(connection: ServerConnection, code: HTTPStatus, fields: Mapping[str, Any]) -> Response:
+    response = connection.respond(code, json.dumps(fields))
+    del response.headers["Content-Type"]
+    response.headers["Content-Type"] = "application/json"
+    response.headers["Cache-Control"] = "no-store"
+    return response
 
 
 def _library_logger() -> logging.Logger:

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from ingress.audio import Converter
+from ingress.decoding import make_decoder
 from wire.entries import AudioEntry, AudioFrame, Control, Event, Order, SessionEvent
 from wire.errors import (
     INTERNAL_ERROR,
@@ -35,11 +36,14 @@ from wire.errors import (
     Close,
     EntryError,
     internal_error,
+    too_many_sessions,
 )
 from wire.messages import (
     Begin,
+    ClientMessage,
     Error,
     ForceEndpoint,
+    Heartbeat,
     KeepAlive,
     Terminate,
     Termination,
@@ -47,13 +51,32 @@ from wire.messages import (
     dump,
     parse_client_message,
 )
-from wire.params import SessionParams
+from wire.params import SELF_TIMED, SessionParams
 
 #: Longest frame in the log, in bytes: one second, whatever the client puts in one message.
 MAX_FRAME_BYTES = 32_000
 
-#: A healthy worker gets through audio at least this much faster than it was spoken (protocol 3.1, throttling).
+#: Audio counts as worked through at least this much faster than it was spoken (protocol 3.1, throttling).
 CATCH_UP = 1.25
+
+#: Audio that one message of PCM or mu-law may hold, in ms (protocol 3.1). Clients round a chunk to whole samples and
+#: whole ms, so the bounds give by one.
+CHUNK_MS = (50, 1000)
+_ROUNDING_MS = 1
+#: Audio in shorter messages, one after another, that is let pass, in ms: a start that has still to find its pace, or
+#: the rest of a recording before Terminate.
+SHORT_GRACE_MS = 1000
+
+#: What a session may order, in bytes of the orders as they lie in the log: at once, and per second after that. Audio is
+#: bounded by the time it lasts; orders last no time.
+ORDER_BURST, ORDERS_PER_S = 2**20, 4_096
+_ORDER_BYTES = 64
+
+#: How often a session that asked for them gets a Heartbeat, in seconds (protocol 4.7).
+HEARTBEAT_S = 5.0
+
+#: Finals kept for a session's webhook, in bytes of JSON; beyond it the rest is left out.
+MAX_NOTICE_BYTES = 4 * 2**20
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -81,6 +104,7 @@ class Input(Enum):
     REFUSED = auto()  # an error ends the session: the client's, ours, or time
     TAKEN = auto()
     MESSAGE = auto()
+    HEARD = auto()
     DONE = auto()
     FAILED = auto()
 
@@ -107,6 +131,7 @@ TRANSITIONS: dict[State, dict[Input, State]] = {
         Input.TERMINATE: State.TERMINATING,
         Input.TAKEN: State.OPEN,  # by a new holder
         Input.MESSAGE: State.OPEN,
+        Input.HEARD: State.OPEN,
         Input.FAILED: State.CLOSED,
         Input.REFUSED: State.CLOSED,
         Input.GONE: State.CLOSED,
@@ -114,6 +139,7 @@ TRANSITIONS: dict[State, dict[Input, State]] = {
     State.TERMINATING: {
         Input.TAKEN: State.TERMINATING,
         Input.MESSAGE: State.TERMINATING,
+        Input.HEARD: State.TERMINATING,
         Input.DONE: State.CLOSED,
         Input.FAILED: State.CLOSED,
         Input.REFUSED: State.CLOSED,
@@ -130,6 +156,7 @@ UNTAKEN = frozenset({State.NEW, State.OFFERED, State.SEALED})
 _INPUT_OF_EVENT = {
     Event.TAKEN: Input.TAKEN,
     Event.MESSAGE: Input.MESSAGE,
+    Event.HEARD: Input.HEARD,
     Event.DONE: Input.DONE,
     Event.FAILED: Input.FAILED,
 }
@@ -178,6 +205,13 @@ class CloseWith:
 
 
 @dataclass(frozen=True)
+class Notify:
+    """Post the session's finals, JSON texts in order, to its webhook (protocol 2.4)."""
+
+    finals: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Forget:
     """The session's keys are not needed any more, once everything is appended."""
 
@@ -189,7 +223,7 @@ class Dropped:
     reason: str
 
 
-Effect = MakeOffer | Withdraw | Append | Reply | CloseWith | Forget | Dropped
+Effect = MakeOffer | Withdraw | Append | Reply | CloseWith | Notify | Forget | Dropped
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -204,7 +238,16 @@ class Limits:
     termination_timeout_s: float = 10.0
     idle_timeout_s: float = 60.0
     max_session_s: float = 10_800.0
-    max_ahead_s: float = 300.0
+    max_buffer_s: float = 300.0
+
+
+@dataclass
+class _Pulse:
+    """Since the last Heartbeat: when that was, what was heard by then, the loudest speech meanwhile."""
+
+    at: float
+    heard_s: float
+    speech: float = 0.0
 
 
 class Session:
@@ -227,12 +270,18 @@ class Session:
         self._limits = limits
         self._expires_at = expires_at
         self._api_version = api_version
-        self._audio = Converter(params.sample_rate)
+        self._decoder = make_decoder(params.encoding, params.sample_rate)
+        self._audio = Converter(self._decoder.sample_rate)
         self._opened_at = self._heard_at = now
         self._settled_by = now  # only read while TERMINATING
         self._worker_heard_s = 0.0
         self._generation = self._sequence = -1
         self._last_final = -1
+        self._ordered, self._ordered_at = 0.0, now  # bytes of orders, less what time has allowed since
+        self._short_ms = 0.0  # audio in a row of messages that are too short
+        self._pulse: _Pulse | None = None
+        self._finals: list[str] = []
+        self._finals_bytes = 0
 
     # -- the client's side
 
@@ -241,13 +290,25 @@ class Session:
         self._enter(Input.START)
         return [MakeOffer(self.params)]
 
+    @property
+    def received_ms(self) -> int:
+        """Audio that the client has sent so far."""
+        return round(1000 * self._audio.received_s)
+
     def client_audio(self, data: bytes, now: float) -> list[Effect]:
-        """A binary message."""
+        """A binary message. Raises ClientError: 3007 for what holds too little or too much, or comes too fast; 3006 for
+        what cannot be decoded, after which the session can only be refused.
+        """
         if self.state in DEAF:
             return []
+        short_ms = self._checked_duration(data)
+        if self.ahead_s(now) > self._limits.max_buffer_s:
+            text = "Audio transmission rate exceeded: too much audio buffered"
+            raise ClientError(Close.INPUT_DURATION, text)
+        pcm = self._decoder.decode(data)
         self._enter(Input.AUDIO)
-        self._heard_at = now
-        return list(self._frames(self._audio.convert(data)))
+        self._heard_at, self._short_ms = now, short_ms
+        return list(self._frames(self._audio.convert(pcm)))
 
     def client_text(self, text: str, now: float) -> list[Effect]:
         """A text message. Raises ClientError for what protocol 3.2 does not know."""
@@ -257,18 +318,26 @@ class Session:
         params = self.params
         if isinstance(message, UpdateConfiguration):
             params = params.updated(message.fields)
+        ordered = self._checked_order(message, params, now)
+        rest = self._decoder.finish() if isinstance(message, Terminate) else b""
         self._enter(Input.TERMINATE if isinstance(message, Terminate) else Input.AUDIO)
-        self._heard_at = now
+        self._heard_at = self._ordered_at = now
+        self._ordered = ordered
         match message:
             case KeepAlive():
                 return []
             case ForceEndpoint():
                 return self._cut(Order.FORCE_ENDPOINT)
             case Terminate():
+                last = list(self._frames(self._audio.convert(rest)))
                 self._expect_end(now)
-                return self._cut(Order.TERMINATE)
+                return [*last, *self._cut(Order.TERMINATE)]
             case UpdateConfiguration():
-                return self._configure(params)
+                return self._configure(params, now)
+
+    def held(self, now: float) -> None:
+        """The client is kept waiting by us: that it says nothing meanwhile is not its silence."""
+        self._heard_at = max(self._heard_at, now)
 
     def client_gone(self, now: float) -> list[Effect]:  # noqa: ARG002 every input carries its time
         """The connection is lost, from whichever side it was closed."""
@@ -276,7 +345,7 @@ class Session:
             return []
         release = self._release()
         self._enter(Input.GONE, "gone")
-        return [*release, Forget()]
+        return [*release, *self._over()]
 
     # -- the worker's side
 
@@ -289,15 +358,18 @@ class Session:
             happened = Input.FAILED  # it stopped although nobody asked it to
         if happened not in TRANSITIONS[was]:
             raise EntryError(f"{event.event.name} in state {was.name}")
+        speech = _probability(event.text) if happened is Input.HEARD else 0.0
         self._enter(happened)
         self._generation, self._sequence = event.generation, event.sequence
         self._worker_heard_s = max(self._worker_heard_s, event.audio_ms / 1000)
         self._expect_end(now)
         match happened:
             case Input.TAKEN:
-                return [self._begin()] if was in UNTAKEN else []
+                return [self._begin(now)] if was in UNTAKEN else []
             case Input.MESSAGE:
                 return self._pass_on(event)
+            case Input.HEARD:
+                return self._feel(speech)
             case Input.DONE:
                 return self._ended(now)
             case _:
@@ -307,21 +379,24 @@ class Session:
 
     def next_deadline(self) -> float | None:
         """When `tick` has something to do; may be called after every input, since inputs move it."""
-        return min((deadline for deadline, _ in self._deadlines()), default=None)
+        deadlines = [deadline for deadline, _ in self._deadlines()]
+        if self._pulse is not None and self.state is State.OPEN:
+            deadlines.append(self._pulse.at + HEARTBEAT_S)
+        return min(deadlines, default=None)
 
     def tick(self, now: float) -> list[Effect]:
-        """End the session if a deadline has passed; else nothing."""
+        """End the session if a deadline has passed; send a Heartbeat if one is due; else nothing."""
         due = [(deadline, error) for deadline, error in self._deadlines() if deadline <= now]
-        return self.refuse(min(due, key=lambda pair: pair[0])[1], now) if due else []
+        if due:
+            return self.refuse(min(due, key=lambda pair: pair[0])[1], now)
+        if self._pulse is not None and self.state is State.OPEN and self._pulse.at + HEARTBEAT_S <= now:
+            return [self._beat(self._pulse, now)]
+        return []
 
     def ahead_s(self, now: float) -> float:
         """Audio received that the worker cannot have got through yet, at least so far as we know, in seconds."""
         walked = max(self._worker_heard_s, CATCH_UP * (now - self._opened_at))
         return max(0.0, self._audio.received_s - walked)
-
-    def congested(self, now: float) -> bool:
-        """Whether to read no more from the client for now: it sends far faster than it speaks."""
-        return self.state is not State.CLOSED and self.ahead_s(now) > self._limits.max_ahead_s
 
     def refuse(self, error: ClientError, now: float) -> list[Effect]:  # noqa: ARG002 every input carries its time
         """End the session with an error, whatever it is doing. A closed session stays as it is."""
@@ -329,7 +404,7 @@ class Session:
             return []
         release = self._release()
         self._enter(Input.REFUSED, str(int(error.code)))
-        return [*release, *_farewell(error), Forget()]
+        return [*release, *_farewell(error), *self._over()]
 
     # -- inside
 
@@ -344,12 +419,41 @@ class Session:
     def _deadlines(self) -> Iterator[tuple[float, ClientError]]:
         limits = self._limits
         if self.state in (State.OFFERED, State.SEALED):
-            yield self._opened_at + limits.admission_timeout_s, nobody_took_it()
+            yield self._opened_at + limits.admission_timeout_s, too_many_sessions()
         elif self.state is State.OPEN:
-            yield self._heard_at + limits.idle_timeout_s, _inactive(limits.idle_timeout_s)
+            patience_s = min(self.params.inactivity_timeout or limits.idle_timeout_s, limits.idle_timeout_s)
+            yield self._heard_at + patience_s, _inactive(patience_s)
             yield self._opened_at + limits.max_session_s, _expired()
         elif self.state is State.TERMINATING:
             yield self._settled_by, internal_error()
+
+    def _checked_order(self, message: ClientMessage, params: SessionParams, now: float) -> float:
+        """What has been ordered up to this message. Raises ClientError 3006 when that is too much."""
+        size = _ORDER_BYTES
+        if isinstance(message, UpdateConfiguration) and params != self.params:
+            size += sum(len(str(value)) for value in params.for_worker().values())
+        ordered = max(0.0, self._ordered - ORDERS_PER_S * (now - self._ordered_at)) + size
+        if ordered > ORDER_BURST and not isinstance(message, Terminate):
+            raise ClientError(Close.INVALID_INPUT, "User Input Validation Error: Too many messages")
+        return ordered
+
+    def _checked_duration(self, data: bytes) -> float:
+        """The audio in short messages up to this one, in ms. Raises ClientError 3007 (protocol 3.1).
+
+        Streams that tell their own rate come in whatever pieces their packets have.
+        """
+        if self.params.encoding in SELF_TIMED or not data:
+            return self._short_ms
+        width = 1 if self.params.encoding == "pcm_mulaw" else 2
+        took_ms = 1000 * len(data) / (width * self.params.sample_rate)
+        shortest, longest = CHUNK_MS
+        short_ms = self._short_ms + took_ms if took_ms < shortest - _ROUNDING_MS else 0.0
+        if took_ms > longest + _ROUNDING_MS or short_ms >= SHORT_GRACE_MS:
+            violation = (
+                f"Input Duration Violation: {took_ms:.1f} ms. Expected between {shortest} and {longest} ms"
+            )
+            raise ClientError(Close.INPUT_DURATION, f"Input Duration Error: {violation}")
+        return short_ms
 
     def _expect_end(self, now: float) -> None:
         """A worker that settles is given time for the audio it has not heard, and the same grace after each event."""
@@ -361,15 +465,20 @@ class Session:
             yield Append(AudioFrame(start + offset // 2, pcm[offset : offset + MAX_FRAME_BYTES]))
 
     def _cut(self, order: Order) -> list[Effect]:
-        """An order about all audio received so far: nothing of it may stay behind in the resampler."""
-        tail = list(self._frames(self._audio.flush()))
+        """An order about all audio received so far: nothing of it may stay behind in decoder and resampler."""
+        held = self._audio.convert(self._decoder.flush())
+        tail = [*self._frames(held), *self._frames(self._audio.flush())]
         return [*tail, Append(Control(order, self._audio.position))]
 
-    def _configure(self, params: SessionParams) -> list[Effect]:
+    def _configure(self, params: SessionParams, now: float) -> list[Effect]:
         if params == self.params:
             return []
         self.params = params
-        return [Append(Control(Order.CONFIGURE, self._audio.position, params.model_dump()))]
+        if not params.session_heartbeat:
+            self._pulse = None
+        elif self._pulse is None and self.state is State.OPEN:
+            self._pulse = _Pulse(now, self._worker_heard_s)
+        return [Append(Control(Order.CONFIGURE, self._audio.position, params.for_worker()))]
 
     def _fence(self, event: SessionEvent) -> str:
         if self.state is State.CLOSED:
@@ -385,16 +494,47 @@ class Session:
             return [Dropped("turn")]
         if event.final:
             self._last_final = event.turn_order
+            self._remember(event.text)
         return [Reply(event.text)]
 
-    def _begin(self) -> Reply:
+    def _feel(self, speech: float) -> list[Effect]:
+        """What the worker heard, for the next Heartbeat."""
+        if self._pulse is not None:
+            self._pulse.speech = max(self._pulse.speech, speech)
+        return []
+
+    def _beat(self, pulse: "_Pulse", now: float) -> Reply:
+        walked_s, took_s = self._worker_heard_s - pulse.heard_s, now - pulse.at
+        beat = Heartbeat(
+            self.received_ms,
+            round(1000 * (now - self._opened_at)),
+            round(walked_s / took_s, 3),
+            pulse.speech,
+        )
+        self._pulse = _Pulse(now, self._worker_heard_s)
+        return Reply(dump(beat))
+
+    def _remember(self, final: str) -> None:
+        if self.params.webhook_url and self._finals_bytes + len(final.encode()) <= MAX_NOTICE_BYTES:
+            self._finals.append(final)
+            self._finals_bytes += len(final.encode())
+
+    def _over(self) -> list[Effect]:
+        """What is left to do for a session that has ended: only one that had begun has a webhook to tell."""
+        if not self.params.webhook_url or self._generation < 0:
+            return [Forget()]
+        return [Notify(tuple(self._finals)), Forget()]
+
+    def _begin(self, now: float) -> Reply:
+        if self.params.session_heartbeat:
+            self._pulse = _Pulse(now, 0.0)
         configuration = {
             "model": self.params.speech_model,
-            "mode": None,
+            "mode": self.params.effective_mode,
             "api_version": self._api_version,
             "speaker_labels": False,
             "redact_pii": False,
-            "filter_profanity": False,
+            "filter_profanity": self.params.filter_profanity,
             "domain": None,
             "voice_focus": None,
         }
@@ -403,12 +543,12 @@ class Session:
     def _ended(self, now: float) -> list[Effect]:
         self.outcome = "ended"
         last = Termination(round(self._audio.received_s), round(now - self._opened_at))
-        return [Reply(dump(last)), CloseWith(Close.NORMAL, REASON_ENDED), Forget()]
+        return [Reply(dump(last)), CloseWith(Close.NORMAL, REASON_ENDED), *self._over()]
 
     def _failed(self, text: str) -> list[Effect]:
         error = ClientError(Close.SERVER_ERROR, text)
         self.outcome = str(int(error.code))
-        return [*_farewell(error), Forget()]
+        return [*_farewell(error), *self._over()]
 
     def _release(self) -> list[Effect]:
         """Let the worker go, or stop looking for one."""
@@ -417,13 +557,19 @@ class Session:
         return [Append(Control(Order.ABANDON, self._audio.position))]
 
 
+def _probability(text: str) -> float:
+    """Raises EntryError for what is none."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise EntryError(f"a speech probability of {text[:20]!r}")
+    return value
+
+
 def _farewell(error: ClientError) -> list[Effect]:
     return [Reply(dump(Error(int(error.code), error.text))), CloseWith(error.code, REASON_SEE_ERROR)]
-
-
-def nobody_took_it() -> ClientError:
-    """No worker took the session in time: to the client it is the same as a full node (protocol 6.1)."""
-    return ClientError(Close.TOO_MANY_SESSIONS, "Unauthorized Connection: Too many concurrent sessions")
 
 
 def _inactive(seconds: float) -> ClientError:

@@ -1,11 +1,15 @@
 """What an operator may set for ingress. Per-session choices are not here: they are `wire.params.SessionParams`."""
 
 import uuid
+from pathlib import Path
+from typing import Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, SecretStr
 
 from ingress.session import Limits
+from ingress.tokens import MIN_SECRET_BYTES
 from wire.service import ServiceSettings
+from wire.speech_models import DEFAULT_MODEL, MODELS
 
 
 class IngressSettings(ServiceSettings):
@@ -25,6 +29,46 @@ class IngressSettings(ServiceSettings):
         min_length=1,
         max_length=100,
         description="Name of this node's inbox in Redis; must differ between nodes. Random unless set.",
+    )
+    api_keys: SecretStr | None = Field(
+        None,
+        description="Keys that clients may present, with commas between. Without any here and in API_KEYS_FILE, "
+        "whatever is not empty is accepted.",
+    )
+    api_keys_file: Path | None = Field(
+        None,
+        description="File of more keys, one a line: KEY [name=NAME] [sessions=N]; # begins a comment. Read again when "
+        "it changes.",
+    )
+    api_key_sessions: int | None = Field(
+        None,
+        ge=1,
+        description="Most sessions at once of one key, over all nodes, where its line says nothing; more are refused "
+        "with 3009. No limit unless set.",
+    )
+    token_secret: SecretStr | None = Field(
+        None,
+        min_length=MIN_SECRET_BYTES,
+        description="Signs temporary tokens (/v3/token), at least 32 characters; the same for all nodes that accept "
+        "each other's. Random for each process unless set.",
+    )
+    tls_cert_file: Path | None = Field(
+        None,
+        description="Certificate chain in PEM; with TLS_KEY_FILE, clients connect with wss:// and https://. Taken "
+        "again when it changes.",
+    )
+    tls_key_file: Path | None = Field(None, description="The certificate's key in PEM, without a password.")
+    backlog: int = Field(
+        4096,
+        ge=1,
+        description="Connections the system may hold until this node takes them; the system's own limit "
+        "(net.core.somaxconn) is a limit to this one.",
+    )
+    open_timeout_s: float = Field(
+        10.0, gt=0, description="Longest time for a client's TLS and HTTP handshakes, each, in seconds."
+    )
+    default_speech_model: Literal[*MODELS] = Field(  # type: ignore[valid-type]  # a closed list, made elsewhere
+        DEFAULT_MODEL, description="Model of sessions that name none, by no parameter and no header."
     )
     max_sessions: int = Field(
         256, ge=1, description="Most sessions at once on this node; more are refused with 3009."
@@ -48,10 +92,10 @@ class IngressSettings(ServiceSettings):
     max_session_s: float = Field(
         10_800.0, gt=0, description="Longest session; then it is closed with 3008, in seconds."
     )
-    max_ahead_s: float = Field(
+    max_buffer_s: float = Field(
         300.0,
         gt=0,
-        description="Audio a client may send ahead of what can have been heard before it is slowed down, in seconds.",
+        description="Audio a client may send ahead of what can have been heard, in seconds; more is closed with 3007.",
     )
     max_message_bytes: int = Field(
         131_072, ge=1024, description="Largest message a client may send; a larger one is closed with 1009."
@@ -69,6 +113,22 @@ class IngressSettings(ServiceSettings):
     redis_patience_s: float = Field(
         10.0, gt=0, description="Sessions end with 3005 when Redis is unreachable for this long, in seconds."
     )
+    license_required: bool = Field(
+        True,
+        description="Nobody is admitted until the licensing service says that the license is good; false is for a "
+        "stack without one.",
+    )
+    license_grace_s: float = Field(
+        60.0,
+        ge=0,
+        description="When the license has failed, time for open sessions to end by themselves, in seconds; then this "
+        "node ends them and exits with code 4.",
+    )
+    webhook_grace_s: float = Field(
+        10.0,
+        ge=0,
+        description="After the last session, time to deliver what webhooks are still owed, in seconds.",
+    )
     drain_grace_s: float = Field(
         30.0, ge=0, description="After SIGTERM, time for open sessions to end by themselves, in seconds."
     )
@@ -81,5 +141,5 @@ class IngressSettings(ServiceSettings):
             termination_timeout_s=self.termination_timeout_s,
             idle_timeout_s=self.idle_timeout_s,
             max_session_s=self.max_session_s,
-            max_ahead_s=self.max_ahead_s,
+            max_buffer_s=self.max_buffer_s,
         )

@@ -1,18 +1,27 @@
 """Paths, credentials, parameters and room, and in which order they are asked for."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingress.handshake import Accept, Load, Reject, Route, admit, route
-from wire.errors import Close
+from ingress.credentials import Credentials, Grant, collect, parse_list
+from ingress.handshake import Accept, Load, Reject, Route, admit, issue, route
+from ingress.tokens import missing
+from wire.errors import Close, unauthorized
 
 ROOM = Load(sessions=0, max_sessions=1)
 AUTHORIZED = [("Authorization", "self-hosted")]
 
 
+def anyone(_presented: str) -> Grant:
+    """The check of an open door."""
+    return Grant()
+
+
 def refusal(target: str, headers: list[tuple[str, str]] = AUTHORIZED, load: Load = ROOM) -> tuple[int, str]:
-    verdict = admit(target, headers, load)
+    verdict = admit(target, headers, load, anyone)
     assert isinstance(verdict, Reject)
     return int(verdict.error.code), verdict.error.text
 
@@ -29,6 +38,8 @@ def refusal(target: str, headers: list[tuple[str, str]] = AUTHORIZED, load: Load
         ("/v3/ws/health", Route.HEALTH),
         ("/v3/health", Route.HEALTH),
         ("/v3/health?verbose", Route.HEALTH),
+        ("/v3/token", Route.TOKEN),
+        ("/v3/token/?expires_in_seconds=60", Route.TOKEN),
         ("/v2/ws", Route.UNKNOWN),
         ("/v3", Route.UNKNOWN),
         ("/V3/WS", Route.UNKNOWN),
@@ -37,6 +48,24 @@ def refusal(target: str, headers: list[tuple[str, str]] = AUTHORIZED, load: Load
 )
 def test_a_path_asks_for_a_session_or_for_health(target: str, expected: Route):
     assert route(target) is expected
+
+
+@pytest.mark.parametrize(
+    "target,version,model",
+    [
+        ("/", "ml-default", "universal-streaming-multilingual"),
+        ("/?speech_model=u3-rt-pro", "ml-default", "u3-rt-pro"),
+        ("/?language=en", "u3-pro", "u3-rt-pro"),
+        ("/?language=en", "nonsense", "universal-streaming-english"),
+        ("/", "nonsense", "whisper-rt"),
+        ("/", "", "whisper-rt"),
+    ],
+)
+def test_what_names_the_model_and_what_comes_first(target: str, version: str, model: str):
+    headers = [*AUTHORIZED, ("X-Model-Version", version)]
+    verdict = admit(target, headers, ROOM, anyone, default_model="whisper-rt")
+    assert isinstance(verdict, Accept)
+    assert verdict.params.speech_model == model
 
 
 @pytest.mark.parametrize(
@@ -49,7 +78,7 @@ def test_a_path_asks_for_a_session_or_for_health(target: str, expected: Route):
     ],
 )
 def test_any_credentials_will_do(target: str, headers: list[tuple[str, str]]):
-    assert isinstance(admit(target, headers, ROOM), Accept)
+    assert isinstance(admit(target, headers, ROOM, anyone), Accept)
 
 
 @pytest.mark.parametrize(
@@ -70,9 +99,46 @@ def test_without_credentials_nothing_else_matters(target: str, headers: list[tup
     )
 
 
+@pytest.mark.parametrize(
+    "target,headers,presented",
+    [
+        ("/", [("Authorization", " key ")], "key"),
+        ("/?token=key", [], "key"),
+        ("/?token=+key%20", [], "key"),
+        ("/?token=&token=key", [], "key"),
+        ("/?token=other", [("Authorization", "key")], "key"),
+        ("/", [("Authorization", "Bearer key")], "Bearer key"),
+    ],
+)
+def test_what_is_presented_is_checked_as_it_is(target: str, headers: list[tuple[str, str]], presented: str):
+    """`Bearer` before a key is no key: the cloud refuses it on the WebSocket (protocol 1.2)."""
+    seen: list[str] = []
+
+    def check(text: str) -> Grant:
+        seen.append(text)
+        return Grant("name", max_session_s=60)
+
+    verdict = admit(target, headers, ROOM, check)
+    assert isinstance(verdict, Accept)
+    assert verdict.grant == Grant("name", max_session_s=60)
+    assert seen == [presented]
+
+
+def test_nothing_is_not_checked_and_a_refusal_comes_before_everything_else():
+    def check(_text: str) -> Grant:
+        raise unauthorized("Signature has expired")
+
+    verdict = admit("/?sample_rate=1", AUTHORIZED, Load(5, 1), check)
+    assert isinstance(verdict, Reject)
+    assert verdict.error.text == "Unauthorized Connection: Signature has expired"
+    verdict = admit("/", [], ROOM, check)
+    assert isinstance(verdict, Reject)
+    assert verdict.error.text == "Unauthorized Connection: Missing Authorization header"
+
+
 def test_parameters_are_those_of_the_query():
     verdict = admit(
-        "/v3/ws?sample_rate=8000&format_turns=True&language=en&max_turn_silence=900", AUTHORIZED, ROOM
+        "/v3/ws?sample_rate=8000&format_turns=True&language=en&max_turn_silence=900", AUTHORIZED, ROOM, anyone
     )
     assert isinstance(verdict, Accept)
     assert verdict.params.sample_rate == 8000
@@ -102,7 +168,7 @@ def test_a_parameter_without_a_value_is_wrong_too(target: str):
     ],
 )
 def test_the_api_version_is_what_the_client_asked_for(headers: list[tuple[str, str]], version: str | None):
-    verdict = admit("/", AUTHORIZED + headers, ROOM)
+    verdict = admit("/", AUTHORIZED + headers, ROOM, anyone)
     assert isinstance(verdict, Accept)
     assert verdict.api_version == version
 
@@ -139,4 +205,65 @@ def test_health_is_about_the_node_not_about_its_room(load: Load, healthy: bool):
 @given(st.text(), st.lists(st.tuples(st.text(), st.text())))
 def test_any_request_is_decided(target: str, headers: list[tuple[str, str]]):
     assert route(target) in Route
-    assert isinstance(admit(target, headers, ROOM), (Accept, Reject))
+    assert isinstance(admit(target, headers, ROOM, anyone), (Accept, Reject))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# tokens
+
+NOW_S = 1_000_000.0
+CLOSED = Credentials(collect(parse_list("key")), b"s" * 32)
+OPEN = Credentials(None, b"s" * 32)
+WANTED = "/v3/token?expires_in_seconds=60"
+
+
+@pytest.mark.parametrize("presented", ["key", "Bearer key", "bearer  key", " key "])
+def test_a_key_gets_a_token_that_opens_the_door(presented: str):
+    target = f"{WANTED}&max_session_duration_seconds=120"
+    status, fields = issue(target, [("authorization", presented)], CLOSED, NOW_S)
+    assert status == 200
+    assert set(fields) == {"token", "expires_in_seconds"}
+    assert fields["expires_in_seconds"] == 60
+    verdict = admit(f"/?token={fields['token']}", [], ROOM, lambda text: CLOSED.grant(text, NOW_S))
+    assert isinstance(verdict, Accept)
+    assert verdict.grant == Grant("key 1", max_session_s=120)
+
+
+def test_at_an_open_door_anything_gets_a_token():
+    status, fields = issue(WANTED, AUTHORIZED, OPEN, NOW_S)
+    assert status == 200
+    assert OPEN.grant(fields["token"], NOW_S).max_session_s == 10_800
+
+
+@pytest.mark.parametrize("presented", ["other", "Basic key", "Bearer other"])
+def test_no_token_for_another_key(presented: str):
+    status, fields = issue(WANTED, [("Authorization", presented)], CLOSED, NOW_S)
+    assert (status, fields) == (401, {"error": "Unauthorized Connection: Invalid API key"})
+
+
+@pytest.mark.parametrize("headers", [[], [("Authorization", " ")], [("Authorization", "Bearer ")]])
+def test_a_missing_header_is_a_fault_like_others(headers: list[tuple[str, str]]):
+    status, fields = issue(WANTED, headers, OPEN, NOW_S)
+    assert (status, fields) == (422, {"detail": [missing("header", "authorization")]})
+    status, fields = issue("/v3/token?expires_in_seconds=0&token=key", headers, OPEN, NOW_S)
+    assert status == 422
+    assert [fault["loc"] for fault in fields["detail"]] == [
+        ["query", "expires_in_seconds"],
+        ["header", "authorization"],
+    ]
+
+
+def test_a_fault_is_told_before_the_key_is_looked_at():
+    assert issue("/v3/token", [("Authorization", "other")], CLOSED, NOW_S)[0] == 422
+
+
+#: As the library decodes header values.
+HEADER_VALUES = st.one_of(st.text(), st.binary().map(lambda raw: raw.decode("ascii", "surrogateescape")))
+
+
+@given(st.text(), st.lists(st.tuples(st.sampled_from(["Authorization", "X"]), HEADER_VALUES)))
+def test_any_request_for_a_token_is_answered_in_json(query: str, headers: list[tuple[str, str]]):
+    for credentials in (OPEN, CLOSED):
+        status, fields = issue(f"/v3/token?expires_in_seconds=9&{query}", headers, credentials, NOW_S)
+        assert status in (200, 401, 422)
+        json.dumps(fields)

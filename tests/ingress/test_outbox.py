@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ingress.outbox import Outbox
-from wire.entries import AudioFrame, Control, Offer, Order
+from wire.entries import AudioEntry, AudioFrame, Control, Offer, Order, pack_audio
 from wire.errors import BusUnavailable
 from wire.keys import Keys
 from wire.streams import FORGOTTEN_TTL_S, SESSION_TTL_S, Bus
@@ -41,13 +41,81 @@ def test_entries_of_all_sessions_arrive_in_order(run, bus: Bus):
             outbox.append("a", frame)
             outbox.append("b", frame)
         outbox.append("a", end)
-        assert outbox.pending_bytes == 6 * len(FRAME)
+        assert outbox.pending_bytes == 6 * len(FRAME) + len(pack_audio(end))
         await outbox.flush()
         assert outbox.pending_bytes == 0
         assert await logged(bus, "a") == [*frames(3), end]
         assert await logged(bus, "b") == frames(3)
         await outbox.flush()
         assert await logged(bus, "b") == frames(3), "written once"
+
+    run(scenario())
+
+
+def test_small_frames_become_one_entry(run, bus: Bus):
+    """A log holds so many entries; in packets of 2.5 ms five minutes would not fit."""
+
+    async def scenario() -> None:
+        outbox = Outbox(bus, tick_ms=20)
+        for number in range(64):
+            outbox.append("a", AudioFrame(40 * number, bytes([number, 0]) * 40))
+            outbox.append("b", AudioFrame(40 * number, bytes(80)))
+        assert outbox.pending_bytes == 2 * 64 * 80
+        await outbox.flush()
+        assert outbox.pending_bytes == 0
+        found = await logged(bus, "a")
+        assert [(frame.position, len(frame.pcm)) for frame in found] == [
+            (800 * n, 1_600) for n in range(3)
+        ] + [(2_400, 320)]
+        assert b"".join(frame.pcm for frame in found) == b"".join(bytes([n, 0]) * 40 for n in range(64))
+
+    run(scenario())
+
+
+def test_frames_with_a_gap_or_an_order_between_stay_apart(run, bus: Bus):
+    async def scenario() -> None:
+        outbox = Outbox(bus, tick_ms=20)
+        order = Control(Order.FORCE_ENDPOINT, 40)
+        entries: list[AudioEntry] = [
+            AudioFrame(0, bytes(80)),
+            order,
+            AudioFrame(40, bytes(80)),
+            AudioFrame(200, bytes(80)),
+        ]
+        for entry in entries:
+            outbox.append("a", entry)
+        await outbox.flush()
+        assert await logged(bus, "a") == entries
+
+    run(scenario())
+
+
+def test_what_no_log_could_hold_is_refused_where_it_is_appended(run, bus: Bus):
+    outbox = Outbox(bus, tick_ms=20)
+    with pytest.raises(UnicodeEncodeError):
+        outbox.append("a", Control(Order.CONFIGURE, 0, {"prompt": "\ud800"}))
+    assert outbox.pending_bytes == 0
+
+
+def test_while_redis_takes_nothing_the_rest_of_an_ended_session_is_dropped(
+    run, free_port: Callable[[], int], wait_until
+):
+    async def scenario() -> None:
+        bus = unreachable(free_port)
+        outbox = Outbox(bus, tick_ms=1)
+        outbox.append("other", frames(1)[0])
+        async with asyncio.TaskGroup() as tasks:
+            loop = tasks.create_task(outbox.run(lambda _: None))
+            await wait_until(lambda: outbox.stuck_since is not None)
+            loop.cancel()
+        for frame in frames(5):
+            outbox.append("a", frame)
+        end = Control(Order.ABANDON, 4_000)
+        outbox.append("a", end)
+        outbox.forget("a")
+        assert [item.entry for item in outbox._pending] == [frames(1)[0], end]
+        assert outbox.pending_bytes == len(FRAME) + len(pack_audio(end))
+        await bus.close()
 
     run(scenario())
 
@@ -103,6 +171,23 @@ def test_a_withdrawn_session_leaves_nothing_behind(run, bus: Bus):
     run(scenario())
 
 
+def test_a_session_that_ends_during_a_flush_is_not_forgotten_before_its_last_entry(run, bus: Bus):
+    """Its log would be made anew by the last entry, and outlive the session by a minute."""
+
+    async def scenario() -> None:
+        outbox = Outbox(bus, tick_ms=20)
+        outbox.append("a", frames(1)[0])
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(outbox.flush())
+            await asyncio.sleep(0)  # the flush has begun: what follows is not in it
+            outbox.append("a", Control(Order.ABANDON, 800))
+            outbox.forget("a")
+        await outbox.flush()
+        assert 0 < await lifetime_s(bus, bus.keys.audio("a")) <= FORGOTTEN_TTL_S
+
+    run(scenario())
+
+
 def test_a_forgotten_session_expires_soon(run, bus: Bus):
     async def scenario() -> None:
         outbox = Outbox(bus, tick_ms=20)
@@ -151,5 +236,33 @@ def test_the_loop_tells_of_each_failed_try(run, free_port: Callable[[], int], wa
             loop.cancel()
         assert all(isinstance(error, BusUnavailable) for error in missed)
         await bus.close()
+
+    run(scenario())
+
+
+def test_a_place_is_freed_at_the_next_flush(run, bus: Bus):
+    async def scenario() -> None:
+        outbox = Outbox(bus, tick_ms=20)
+        assert await bus.take_place("key", "a", 1)
+        outbox.free("key", "a")
+        assert not await bus.take_place("key", "b", 1)
+        await outbox.flush()
+        assert await bus.take_place("key", "b", 1)
+
+    run(scenario())
+
+
+def test_a_place_that_cannot_be_freed_now_is_freed_later(run, bus: Bus, free_port):
+    async def scenario() -> None:
+        outbox, away = Outbox(bus, tick_ms=20), unreachable(free_port)
+        assert await bus.take_place("key", "a", 1)
+        outbox.free("key", "a")
+        outbox._bus = away
+        with pytest.raises(BusUnavailable):
+            await outbox.flush()
+        outbox._bus = bus
+        await outbox.flush()
+        assert await bus.take_place("key", "b", 1)
+        await away.close()
 
     run(scenario())

@@ -2,20 +2,27 @@
 
 import asyncio
 import contextlib
+import hashlib
+import http.client
 import json
 import logging
 import signal
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import pytest
 import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
@@ -24,11 +31,21 @@ from ingress import server
 from ingress.server import Ingress, serve
 from ingress.session import Effect, Session
 from ingress.settings import IngressSettings
+from ingress.tokens import TokenRequest
+from tests.certificates import Pair, presented
 from tests.fakes import ScriptedWorker, Served
 from wire import metrics
-from wire.entries import Event, Order, SessionEvent
-from wire.errors import INTERNAL_ERROR, REASON_ENDED, REASON_SEE_ERROR, SettingsError
-from wire.keys import Keys
+from wire.accounts import Accounts
+from wire.entries import Billing, Event, LicenseState, LicenseStatus, Order, SessionEvent, WorkerLoad
+from wire.errors import (
+    INTERNAL_ERROR,
+    REASON_ENDED,
+    REASON_SEE_ERROR,
+    LicenseError,
+    SettingsError,
+    too_many_sessions,
+)
+from wire.keys import LICENSE_HOLDER, Keys
 from wire.service import Probe
 from wire.streams import Bus
 
@@ -58,12 +75,13 @@ class Node:
         options = {"additional_headers": AUTHORIZED, "ping_interval": None, "compression": None} | options
         return connect(self.url(target), **options)
 
-    async def get(self, target: str) -> tuple[int, str]:
+    async def get(self, target: str, headers: Mapping[str, str] | None = None) -> tuple[int, str]:
         """An HTTP request by the standard library's client."""
 
         def request() -> tuple[int, str]:
+            asked = urllib.request.Request(self.url(target, "http"), headers=dict(headers or {}))
             try:
-                with urllib.request.urlopen(self.url(target, "http"), timeout=5) as response:
+                with urllib.request.urlopen(asked, timeout=5) as response:
                     return response.status, response.read().decode()
             except urllib.error.HTTPError as error:
                 with error:
@@ -89,6 +107,7 @@ class Nodes:
             "host": "127.0.0.1",
             "port": 0,
             "drain_grace_s": 0,
+            "license_required": False,
         } | settings
         loaded = IngressSettings(namespace=self.namespace, **chosen)
         bus, drain = Bus(loaded.redis_url, Keys(self.namespace)), asyncio.Event()
@@ -152,6 +171,11 @@ def count(metric: Any, **labels: str) -> float:
     return float((metric.labels(**labels) if labels else metric)._value.get())
 
 
+def alarms(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """What an operator would look into; asyncio's own notes about slow callbacks tell of the machine."""
+    return [each for each in caplog.records if each.levelno >= logging.WARNING and each.name != "asyncio"]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # health and the opening
 
@@ -179,9 +203,7 @@ def test_unknown_paths_and_plain_requests(run, nodes: Nodes, caplog: pytest.LogC
 
     with caplog.at_level(logging.DEBUG):
         run(scenario())
-    assert not [record for record in caplog.records if record.levelno >= logging.WARNING], (
-        "strangers are no news"
-    )
+    assert not alarms(caplog), "strangers are no news"
 
 
 @pytest.mark.parametrize("target", ["/", "/v3/ws", ""])
@@ -294,6 +316,525 @@ def test_a_full_node(run, nodes: Nodes):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# who may connect
+
+FULL = "Unauthorized Connection: Too many concurrent sessions"
+INVALID_KEY = "Unauthorized Connection: Invalid API key"
+
+
+def presenting(key: str) -> dict[str, Any]:
+    return {"additional_headers": {"Authorization": key}}
+
+
+def minted(node: Node, key: str, **wanted: int) -> str:
+    """A token, also with what no client may ask for."""
+    asked: dict[str, Any] = {"expires_in_seconds": 60, "max_session_duration_seconds": 60} | wanted
+    return node.ingress._access.credentials.mint(key, TokenRequest.model_construct(**asked), time.time())
+
+
+@pytest.mark.parametrize("place", ["header", "query"])
+@pytest.mark.parametrize("presented", ["alpha", "token"])
+def test_keys_and_their_tokens_get_in(run, nodes: Nodes, place: str, presented: str):
+    async def scenario() -> None:
+        async with nodes(api_keys="alpha,beta") as node:
+            text = minted(node, "alpha") if presented == "token" else presented
+            target = "/" if place == "header" else f"/?token={text}"
+            headers = {"Authorization": text} if place == "header" else {}
+            async with node.client(target, additional_headers=headers) as client:
+                await begin(client)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    "presented,text",
+    [
+        ("", "Unauthorized Connection: Missing Authorization header"),
+        ("gamma", INVALID_KEY),
+        ("Bearer alpha", INVALID_KEY),
+        ("alpha,beta", INVALID_KEY),
+        ("expired", "Unauthorized Connection: Signature has expired"),
+        ("forged", INVALID_KEY),
+    ],
+)
+def test_nobody_else_gets_in(run, nodes: Nodes, presented: str, text: str):
+    async def scenario() -> None:
+        async with nodes(api_keys="alpha,beta") as node:
+            key = {
+                "expired": minted(node, "alpha", expires_in_seconds=-1),
+                "forged": minted(node, "alpha")[:-8] + "AAAAAAAA",
+            }.get(presented, presented)
+            async with node.client(**presenting(key)) as client:
+                assert await rest(client) == error(1008, text)
+            assert not node.worker.served
+
+    run(scenario())
+
+
+def test_a_session_lasts_no_longer_than_its_token_allows(run, nodes: Nodes):
+    async def scenario() -> None:
+        async with nodes() as node:
+            async with node.client(**presenting(minted(node, "any"))) as client:
+                assert (await begin(client))["expires_at"] == pytest.approx(time.time() + 60, abs=5)
+            token = minted(node, "any", max_session_duration_seconds=1)
+            async with node.client(**presenting(token)) as client:
+                await begin(client)
+                messages, code, _ = await rest(client)
+                assert code == 3008
+                assert "Maximum session duration exceeded" in messages[-1]["error"]
+
+    run(scenario())
+
+
+def test_a_token_does_not_prolong_what_the_node_allows(run, nodes: Nodes):
+    async def scenario() -> None:
+        async with nodes(max_session_s=30) as node, node.client(**presenting(minted(node, "any"))) as client:
+            assert (await begin(client))["expires_at"] == pytest.approx(time.time() + 30, abs=5)
+
+    run(scenario())
+
+
+def test_a_key_has_its_sessions_over_all_nodes(run, nodes: Nodes, tmp_path: Path):
+    keys = tmp_path / "keys"
+    keys.write_text("alpha name=one sessions=2\nbeta\n")
+
+    async def scenario() -> None:
+        secret = "s" * 32
+        async with (
+            nodes(api_keys_file=keys, token_secret=secret) as here,
+            nodes(api_keys_file=keys, token_secret=secret) as there,
+        ):
+            async with (
+                here.client(**presenting("alpha")) as first,
+                there.client(**presenting(minted(here, "alpha"))) as second,
+            ):
+                await begin(first)
+                await begin(second)
+                for node in (here, there):
+                    async with node.client(**presenting("alpha")) as third:
+                        assert await rest(third) == error(3009, FULL)
+                    async with node.client(**presenting("beta")) as other:
+                        await begin(other)
+                await first.send(TERMINATE)
+                assert (await rest(first))[1] == 1000
+                await nodes.wait_until(lambda: places(here) == 1)
+                async with there.client(**presenting("alpha")) as third:
+                    await begin(third)
+            await nodes.wait_until(lambda: places(here) == 0)  # however they left
+
+    def places(node: Node) -> int:
+        with redis.Redis.from_url(nodes.redis_url) as client:
+            found = list(client.scan_iter(match=node.bus.keys.places("*")))
+            return sum(client.zcard(key) for key in found)
+
+    run(scenario())
+
+
+def test_places_are_kept_for_as_long_as_sessions_run(run, nodes: Nodes, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(server, "TOUCH_S", 0.05)
+
+    async def scenario() -> None:
+        async with (
+            nodes(api_keys="alpha", api_key_sessions=1) as node,
+            node.client(**presenting("alpha")) as client,
+        ):
+            await begin(client)
+            with redis.Redis.from_url(nodes.redis_url) as server_side:
+                (key,) = server_side.scan_iter(match=node.bus.keys.places("*"))
+                server_side.delete(key)
+                await nodes.wait_until(lambda: server_side.zcard(key) == 1)
+
+    run(scenario())
+
+
+def test_a_session_whose_place_cannot_be_asked_for_is_refused_and_harms_nobody(run, nodes: Nodes):
+    async def scenario() -> None:
+        async with nodes(api_keys="alpha", api_key_sessions=1) as node:
+            holder = node.ingress._check("alpha").holder
+            assert holder
+            with redis.Redis.from_url(nodes.redis_url) as server_side:
+                server_side.set(node.bus.keys.places(holder), "not a sorted set", ex=60)
+                async with node.client(**presenting("alpha")) as client:
+                    assert await rest(client) == error(3005, INTERNAL_ERROR)
+                server_side.delete(node.bus.keys.places(holder))
+            async with node.client(**presenting("alpha")) as client:
+                await begin(client)
+
+    run(scenario())
+
+
+def test_without_a_limit_redis_is_not_asked(run, nodes: Nodes):
+    async def scenario() -> None:
+        async with nodes(api_keys="alpha") as node, node.client(**presenting("alpha")) as client:
+            await begin(client)
+            with redis.Redis.from_url(nodes.redis_url) as server_side:
+                assert not list(server_side.scan_iter(match=node.bus.keys.places("*")))
+
+    run(scenario())
+
+
+def test_a_key_taken_away_ends_no_session_and_starts_none(
+    run, nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(server, "WATCH_S", 0.02)
+    keys = tmp_path / "keys"
+    keys.write_text("alpha\n")
+
+    async def scenario() -> None:
+        async with nodes(api_keys_file=keys) as node, node.client(**presenting("alpha")) as client:
+            await begin(client)
+            before = node.ingress._access.credentials
+            keys.write_text("beta\n")
+            await nodes.wait_until(lambda: node.ingress._access.credentials is not before)
+            async with node.client(**presenting("alpha")) as late:
+                assert await rest(late) == error(1008, INVALID_KEY)
+            async with node.client(**presenting("beta")) as other:
+                await begin(other)
+            await client.send(FRAME)
+            await client.send(TERMINATE)
+            assert (await rest(client))[1] == 1000
+
+    run(scenario())
+
+
+def test_a_token_is_had_over_http_and_used_again(run, nodes: Nodes):
+    async def scenario() -> None:
+        async with nodes(api_keys="alpha") as node:
+            target = "/v3/token?expires_in_seconds=60&max_session_duration_seconds=600"
+            status, body = await node.get(target, {"Authorization": "Bearer alpha"})
+            assert status == 200
+            answer = json.loads(body)
+            assert answer["expires_in_seconds"] == 60
+            for _ in range(2):
+                async with node.client(f"/?token={answer['token']}", additional_headers={}) as client:
+                    assert (await begin(client))["expires_at"] == pytest.approx(time.time() + 600, abs=5)
+            assert (await node.get(target, {"Authorization": answer["token"]}))[0] == 401
+            assert (await node.get(target, {"Authorization": "beta"}))[0] == 401
+            status, body = await node.get("/v3/token")
+            assert status == 422
+            assert [fault["loc"][1] for fault in json.loads(body)["detail"]] == [
+                "expires_in_seconds",
+                "authorization",
+            ]
+
+    run(scenario())
+
+
+def test_other_methods_are_not_served(run, nodes: Nodes):
+    async def scenario() -> None:
+        async with nodes() as node:
+            for method in ("POST", "HEAD", "OPTIONS"):
+                reader, writer = await asyncio.open_connection("127.0.0.1", node.ingress.port)
+                writer.write(f"{method} /v3/token HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                answer = await asyncio.wait_for(reader.read(), PATIENCE_S)
+                assert b" 200 " not in answer
+                writer.close()
+                await writer.wait_closed()
+            assert (await node.get("/v3/health"))[0] == 200
+
+    run(scenario())
+
+
+def test_who_connects_and_says_nothing_is_cut_off(run, nodes: Nodes):
+    async def scenario() -> None:
+        async with nodes(open_timeout_s=0.2) as node:
+            reader, writer = await asyncio.open_connection("127.0.0.1", node.ingress.port)
+            writer.write(b"GET / HTTP/1.1\r\n")
+            with contextlib.suppress(ConnectionError):
+                assert await asyncio.wait_for(reader.read(), PATIENCE_S) == b""
+            writer.close()
+
+    run(scenario())
+
+
+def test_logs_name_the_key_and_never_show_it(
+    run, nodes: Nodes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    keys = tmp_path / "keys"
+    keys.write_text("s3cret-key name=customer sessions=1\n")
+
+    async def scenario() -> str:
+        async with nodes(api_keys_file=keys) as node:
+            token = minted(node, "s3cret-key")
+            async with node.client(**presenting("s3cret-key")) as client:
+                await begin(client)
+                async with node.client(f"/?token={token}", additional_headers={}) as second:
+                    assert await rest(second) == error(3009, FULL)
+            async with node.client(**presenting("s3cret-wrong")) as client:
+                await rest(client)
+            await node.get("/v3/token?expires_in_seconds=9", {"Authorization": "s3cret-key"})
+            return token
+
+    with caplog.at_level(logging.DEBUG):
+        token = run(scenario())
+    ours = [record for record in caplog.records if record.name.startswith(("ingress", "wire"))]
+    told = "\n".join(str(vars(record)) for record in ours)
+    assert "customer" in told
+    digest = hashlib.sha256(b"s3cret-key").hexdigest()
+    assert not any(secret in told for secret in ("s3cret", token, token[-20:], digest[:16]))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# TLS
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Pair:
+    return Pair(tmp_path)
+
+
+def secured(pair: Pair) -> dict[str, Any]:
+    return {"tls_cert_file": pair.certificate, "tls_key_file": pair.key}
+
+
+def wss(node: Node, pair: Pair, target: str = "/v3/ws", **options: Any) -> connect:
+    url = f"wss://localhost:{node.ingress.port}{target}"
+    chosen = {"additional_headers": AUTHORIZED, "ping_interval": None, "ssl": pair.client()} | options
+    return connect(url, **chosen)
+
+
+def shown(client: ClientConnection) -> int:
+    return presented(client.transport.get_extra_info("ssl_object"))
+
+
+def test_a_session_over_tls(run, nodes: Nodes, pair: Pair):
+    async def scenario() -> None:
+        async with nodes(**secured(pair)) as node, wss(node, pair) as client:
+            await begin(client)
+            await client.send(FRAME)
+            await client.send(TERMINATE)
+            messages, code, _ = await rest(client)
+            assert (messages[0]["transcript"], code) == ("800 samples", 1000)
+
+    run(scenario())
+
+
+def test_health_and_tokens_over_tls(run, nodes: Nodes, pair: Pair):
+    async def scenario() -> None:
+        async with nodes(**secured(pair)) as node:
+            base = f"https://localhost:{node.ingress.port}"
+            for target in ("/v3/health", "/v3/token?expires_in_seconds=60"):
+                request = urllib.request.Request(base + target, headers=AUTHORIZED)
+                opened = await asyncio.to_thread(
+                    urllib.request.urlopen, request, timeout=5, context=pair.client()
+                )
+                with opened as response:
+                    assert response.status == 200
+
+    run(scenario())
+
+
+def test_who_speaks_plainly_to_a_port_with_tls_harms_nobody(
+    run, nodes: Nodes, pair: Pair, caplog: pytest.LogCaptureFixture
+):
+    async def scenario() -> None:
+        async with nodes(**secured(pair)) as node, wss(node, pair) as client:
+            await begin(client)
+            with pytest.raises((urllib.error.URLError, ConnectionError, http.client.HTTPException)):
+                await node.get("/v3/health")
+            await client.send(TERMINATE)
+            assert (await rest(client))[1] == 1000
+
+    run(scenario())
+    assert not alarms(caplog)
+
+
+def test_a_client_over_tls_that_does_not_read(run, nodes: Nodes, pair: Pair):
+    """What waits is bounded there, too."""
+
+    async def scenario() -> None:
+        async with (
+            nodes(**secured(pair), max_unread_bytes=2**16) as node,
+            wss(node, pair, max_queue=1, max_size=None) as client,
+        ):
+            name = (await begin(client))["id"]
+            session = node.ingress._clients[name].session
+            while not session.outcome:
+                await node.worker.say(name, Event.MESSAGE, json.dumps({"type": "Turn", "x": "x" * 100_000}))
+            assert session.outcome == "3005"
+            messages, code, _ = await rest(client)
+            assert (messages[-1]["error"], code) == (
+                "Session Cancelled: The client does not read its messages",
+                3005,
+            )
+
+    run(scenario())
+
+
+def test_a_new_certificate_is_shown_to_new_clients(
+    run, nodes: Nodes, pair: Pair, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(server, "WATCH_S", 0.02)
+
+    async def scenario() -> None:
+        async with nodes(**secured(pair)) as node, wss(node, pair) as client:
+            await begin(client)
+            old = pair.serial
+            assert shown(client) == old
+            pair.issue()
+
+            async def newest() -> bool:
+                async with wss(node, pair) as another:
+                    return shown(another) == pair.serial != old
+
+            await nodes.wait_until(newest)
+            await client.send(TERMINATE)
+            assert (await rest(client))[1] == 1000, "who is connected stays so"
+
+    run(scenario())
+
+
+def test_a_broken_new_certificate_is_told_and_not_used(
+    run, nodes: Nodes, pair: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(server, "WATCH_S", 0.02)
+
+    async def scenario() -> None:
+        async with nodes(**secured(pair)) as node:
+            old = pair.serial
+            pair.key.write_text("broken")
+            await nodes.wait_until(lambda: "Certificate not reloaded" in caplog.text)
+            async with wss(node, pair) as client:
+                assert shown(client) == old
+
+    run(scenario())
+
+
+def test_settings_that_nobody_could_connect_with_are_told_at_the_start(run, redis_url: str, tmp_path: Path):
+    async def scenario() -> None:
+        wrong: list[dict[str, Any]] = [
+            {"tls_cert_file": tmp_path / "missing", "tls_key_file": tmp_path / "missing"},
+            {"api_keys_file": tmp_path / "missing"},
+        ]
+        for chosen in wrong:
+            loaded = IngressSettings(redis_url=redis_url, host="127.0.0.1", port=0, **chosen)
+            with pytest.raises(SettingsError, match="missing cannot be read"):
+                await serve(loaded, asyncio.Event(), Probe("127.0.0.1", 0))
+
+    run(scenario())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# licence and usage
+
+LICENSED = LicenseStatus(LicenseState.CONNECTED, "id", Billing.USAGE, ("english",), 2, 1, 2, 3)
+
+
+async def licensed(node: Node, wait_until: Callable[..., Any], **other: Any) -> None:
+    """As if the licensing service said so; until the node has heard it."""
+    status = replace(LICENSED, **other)
+    await Accounts(node.bus).publish_status(status)
+    await wait_until(lambda: node.ingress._dues.gate._status == status)
+
+
+def test_nobody_is_admitted_before_a_licence_was_validated(run, nodes: Nodes, wait_until):
+    async def scenario() -> None:
+        async with nodes(license_required=True, ready=False) as node:
+            await wait_until(lambda: node.ingress._ready)
+            status, body = await node.get("/v3/ws/health")
+            assert (status, json.loads(body)["status"]) == (503, "unlicensed")
+            assert not node.probe.ready
+            unvalidated = error(3005, "Session Cancelled: The server's license has not been validated")
+            async with node.client() as client:
+                assert await rest(client) == unvalidated
+            await licensed(node, wait_until, state=LicenseState.READY)
+            async with node.client() as client:
+                assert await rest(client) == unvalidated
+            await licensed(node, wait_until)
+            await wait_until(lambda: node.probe.ready)
+            await node.bus.join("english")
+            async with node.client() as client:
+                await begin(client)
+
+    run(scenario())
+
+
+def test_a_pool_that_is_not_licensed_is_refused_by_name(run, nodes: Nodes, wait_until):
+    async def scenario() -> None:
+        async with nodes() as node:
+            await licensed(node, wait_until)
+            await node.bus.join("multilang")
+            async with node.client("/v3/ws?speech_model=whisper-rt") as client:
+                refused = error(
+                    1008, "Unauthorized Connection: The license does not include the pool 'multilang'"
+                )
+                assert await rest(client) == refused
+
+    run(scenario())
+
+
+def test_the_licensed_number_of_sessions_is_counted_over_all_nodes(run, nodes: Nodes, wait_until):
+    async def scenario() -> None:
+        async with nodes() as one, nodes() as two:
+            for node in (one, two):
+                await licensed(node, wait_until, max_sessions=1)
+            async with one.client() as client:
+                await begin(client)
+                async with two.client() as other:
+                    assert await rest(other) == error(3009, too_many_sessions().text)
+                await client.send(TERMINATE)
+                assert (await rest(client))[1] == 1000
+            places = one.bus.keys.places(LICENSE_HOLDER)
+            await wait_until(lambda: no_member(one.bus, places))
+            async with two.client() as client:
+                await begin(client)
+
+    run(scenario())
+
+
+async def no_member(bus: Bus, places: bytes) -> bool:
+    [members] = await bus.execute(lambda pipe: pipe.zcard(places))
+    return not members
+
+
+def test_what_a_session_has_used_is_written(run, nodes: Nodes, wait_until):
+    async def scenario() -> None:
+        async with nodes() as node:
+            await licensed(node, wait_until)
+            async with node.client() as client:
+                name = (await begin(client))["id"]
+                for _ in range(20):
+                    await client.send(FRAME)
+                await client.send(TERMINATE)
+                await rest(client)
+            accounts = Accounts(node.bus)
+            await wait_until(accounts.usage_records)
+            [record] = await accounts.usage_records()
+            assert (record.session, record.audio_ms, record.over) == (name, 1000, True)
+            assert (record.pool, record.model) == ("english", "universal-streaming-english")
+
+    run(scenario())
+
+
+def test_a_failed_licence_lets_sessions_finish_then_ends_them_and_the_node(run, nodes: Nodes, wait_until):
+    refused = error(3005, "Session Cancelled: The server's license is not valid")
+
+    async def life(told: list[Any]) -> None:
+        async with nodes(license_grace_s=1, drain_grace_s=60) as node:
+            await licensed(node, wait_until)
+            async with node.client() as client:
+                await begin(client)
+                await client.send(FRAME)
+                await licensed(node, wait_until, state=LicenseState.FAILED, reason="not paid")
+                async with node.client() as late:
+                    assert await rest(late) == refused
+                await client.send(FRAME)
+                await wait_until(lambda: len(only(node.worker).pcm) == 2 * len(FRAME))  # it goes on
+                told.append(await rest(client))
+            told.append(await Accounts(node.bus).usage_records())
+
+    async def scenario() -> None:
+        told: list[Any] = []
+        with pytest.raises(ExceptionGroup) as caught:
+            await life(told)
+        assert caught.group_contains(LicenseError, match="not paid")
+        messages, code, _ = told[0]
+        assert (messages[-1], code) == (refused[0][0], 3005)
+
+    run(scenario())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # a session
 
 
@@ -375,7 +916,7 @@ def test_orders_stand_in_the_log_where_the_client_put_them(run, nodes: Nodes):
         ("{", "User Input Validation Error: Invalid JSON: "),
         ("[]", "Invalid Message: "),
         ('{"type":"Hello"}', "Invalid Message Type: Hello"),
-        ('{"type":"\\ud800"}', "Invalid Message Type: "),
+        ('{"type":"\\ud800"}', "Invalid JSON: a surrogate"),
         ('{"type":"UpdateConfiguration","vad_threshold":2}', "Invalid 'vad_threshold'"),
     ],
 )
@@ -685,33 +1226,33 @@ def test_a_client_that_never_reads_again_is_cut_off(run, nodes: Nodes, monkeypat
     run(scenario())
 
 
-def test_a_client_far_ahead_is_slowed_down_and_loses_nothing(run, nodes: Nodes):
-    """Twenty seconds sent at once, two allowed: the rest waits until the worker says how far it is."""
-    ahead_s: list[float] = []
-
-    class Watched(Session):
-        def client_audio(self, data: bytes, now: float) -> list[Effect]:
-            effects = super().client_audio(data, now)
-            ahead_s.append(self.ahead_s(now))
-            return effects
-
-    async def send(client: ClientConnection) -> None:
-        for _ in range(200):
-            await client.send(FRAME * 2)
-        await client.send(TERMINATE)
-
+def test_a_client_too_far_ahead_is_closed_with_3007(run, nodes: Nodes):
     async def scenario() -> None:
-        async with nodes(new_session=Watched, max_ahead_s=2) as node, node.client() as client:
-            name = (await begin(client))["id"]
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(send(client))
-                while Order.TERMINATE not in only(node.worker).orders:
-                    await node.worker.say(name, Event.MESSAGE, '{"type":"Turn"}')
-                messages, code, _ = await rest(client)
-            assert (messages[-2]["transcript"], code) == ("320000 samples", 1000)
+        async with nodes(max_buffer_s=2) as node, node.client() as client:
+            await begin(client)
+            for _ in range(40):
+                await client.send(FRAME * 2)
+            expected = error(3007, "Audio transmission rate exceeded: too much audio buffered")
+            assert await rest(client) == expected
+            await nodes.wait_until(lambda: only(node.worker).orders == [Order.ABANDON])
 
     run(scenario())
-    assert 2 < max(ahead_s) < 2.15, "one message over the limit, and then no more"
+
+
+def test_a_heartbeat_comes_to_who_asked_for_it(run, nodes: Nodes, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("ingress.session.HEARTBEAT_S", 0.1)
+
+    async def scenario() -> None:
+        async with nodes() as node, node.client("/?session_heartbeat=true") as client:
+            name = (await begin(client))["id"]
+            await client.send(FRAME)
+            await node.worker.say(name, Event.HEARD, "0.5")
+            first, second = [json.loads(await client.recv()) for _ in range(2)]
+            assert {first["type"], second["type"]} == {"Heartbeat"}
+            assert first["total_duration_ms"] < second["total_duration_ms"]
+            assert 0.5 in (first["max_speech_probability"], second["max_speech_probability"])
+
+    run(scenario())
 
 
 def test_logs_tell_the_session_but_no_secret_and_no_speech(
@@ -881,7 +1422,7 @@ def test_redis_too_slow_stops_the_reading_and_loses_nothing(run, nodes: Nodes, o
         own_redis.start()
         await nodes.wait_until(own_redis.answers)
         limit = 2**17
-        async with nodes(redis_url=own_redis.url, max_pending_bytes=limit, max_ahead_s=9_999) as node:
+        async with nodes(redis_url=own_redis.url, max_pending_bytes=limit, max_buffer_s=9_999) as node:
             async with node.client() as client, asyncio.TaskGroup() as tasks:
                 await begin(client)
                 own_redis.freeze(True)
@@ -894,6 +1435,250 @@ def test_redis_too_slow_stops_the_reading_and_loses_nothing(run, nodes: Nodes, o
             assert (messages[0]["transcript"], code) == (f"{400 * 20 * 800} samples", 1000)
 
     run(scenario())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# pools, webhooks, long requests
+
+
+def test_a_model_that_nobody_serves_is_refused_at_once_with_what_is_deployed(run, nodes: Nodes):
+    async def scenario() -> None:
+        async with nodes() as node:
+            await node.bus.report("english", "w", WorkerLoad(4, 4, 0, int(time.time()) + 60, "m"))
+            await nodes.wait_until(lambda: node.ingress._pools.served(node.ingress._now()))
+            async with node.client("/?speech_model=universal-3-5-pro") as client:
+                messages, code, _ = await rest(client)
+            assert (len(messages), messages[0]["error_code"], code) == (1, 3006, 3006)
+            assert "needs the pool 'u3pro'" in messages[0]["error"]
+            assert "Deployed: english" in messages[0]["error"]
+            async with node.client("/?language=en") as client:
+                await begin(client)
+
+    run(scenario())
+
+
+def test_a_webhook_gets_the_finals_when_the_session_has_ended(run, nodes: Nodes):
+    posts: list[tuple[str | None, dict[str, Any]]] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            posts.append((self.headers["X-Hook-Key"], json.loads(body)))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    async def scenario(port: int) -> None:
+        hook = urlencode(
+            {
+                "webhook_url": f"http://127.0.0.1:{port}/hook",
+                "webhook_auth_header_name": "X-Hook-Key",
+                "webhook_auth_header_value": "s3cret",
+            }
+        )
+        async with nodes() as node, node.client(f"/?{hook}") as client:
+            name = (await begin(client))["id"]
+            await client.send(FRAME)
+            await client.send(TERMINATE)
+            messages, code, _ = await rest(client)
+            assert code == 1000
+            await nodes.wait_until(lambda: posts)
+            assert posts == [("s3cret", {"session_id": name, "messages": [messages[0]]})]
+            told = only(node.worker).lease.offer.params
+            assert "s3cret" not in str(told), "no worker needs to know"
+
+    with HTTPServer(("127.0.0.1", 0), Receiver) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            run(scenario(server.server_port))
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_webhook_to_where_only_this_machine_may_go_is_refused(run, nodes: Nodes):
+    async def scenario() -> None:
+        target = "/?webhook_url=" + quote("http://169.254.169.254/latest/meta-data", safe="")
+        async with nodes() as node, node.client(target) as client:
+            messages, code, _ = await rest(client)
+            assert code == 3006
+            assert "Invalid 'webhook_url': Value error, " in messages[0]["error"]
+
+    run(scenario())
+
+
+def test_a_request_may_hold_a_hundred_key_terms_and_a_prompt(run, nodes: Nodes):
+    terms = [f"Żółć-{number} {'ź' * 40}" for number in range(100)]
+    query = urlencode(
+        {"speech_model": "u3-rt-pro", "keyterms_prompt": json.dumps(terms), "prompt": "ж" * 1_750}
+    )
+
+    async def scenario() -> None:
+        async with nodes() as node:
+            other = ScriptedWorker(node.bus, "u3pro", "other")
+            await node.bus.join("u3pro")
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(other.serve())
+                assert 20_000 < len(query) < 60_000
+                async with node.client(f"/?{query}") as client:
+                    await begin(client)
+                    assert only(other).lease.offer.params["keyterms_prompt"] == terms
+                other.stop()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    "query", ["speech_model=\xff", "language_code=\xff", "keyterms_prompt=[%22%5Cud800%22]"]
+)
+def test_bytes_that_are_no_text_are_refused_with_an_error(run, nodes: Nodes, query: str):
+    async def scenario() -> None:
+        async with nodes() as node:
+            reader, writer = await asyncio.open_connection("127.0.0.1", node.ingress.port)
+            lines = [
+                f"GET /?{query} HTTP/1.1",
+                "Host: x",
+                "Authorization: k\xe9y",
+                "AssemblyAI-Version: \xe9",
+            ]
+            lines += ["Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"]
+            lines += ["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "", ""]
+            writer.write("\r\n".join(lines).encode("latin-1"))
+            received = b""
+            while b'"type":"Error"' not in received:
+                piece = await asyncio.wait_for(reader.read(4_096), PATIENCE_S)
+                assert piece, received
+                received += piece
+            assert b'"error_code":3006' in received
+            writer.close()
+
+    run(scenario())
+
+
+def test_a_redis_that_takes_no_more_ends_sessions_and_is_found_again(run, nodes: Nodes, own_redis: OwnRedis):
+    async def scenario() -> None:
+        own_redis.start()
+        await nodes.wait_until(own_redis.answers)
+        async with nodes(redis_url=own_redis.url, redis_patience_s=0.5) as node:
+            async with node.client() as client:
+                await begin(client)
+                with redis.Redis.from_url(own_redis.url) as admin:
+                    admin.config_set("maxmemory", "1")
+                    await client.send(FRAME)
+                    messages, code, _ = await rest(client)
+                    assert (messages[-1]["error_code"], code) == (3005, 3005)
+                    admin.config_set("maxmemory", "0")
+            await nodes.wait_until(lambda: node.ingress._outbox.pending_bytes == 0)
+            await nodes.wait_until(lambda: node.probe.ready)
+            async with node.client() as client:
+                await begin(client)
+
+    run(scenario())
+
+
+def test_a_client_that_pings_and_does_not_read_is_cut_off(run, nodes: Nodes, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(server, "CLOSE_TIMEOUT_S", 0.2)
+    ping = b"\x89\xfd\0\0\0\0" + bytes(125)
+
+    async def scenario() -> None:
+        async with nodes(max_unread_bytes=2**16) as node, careless(node) as reader:
+            await nodes.wait_until(lambda: node.ingress._clients)
+            writer = reader._transport  # type: ignore[attr-defined]
+            writer.write(ping * 150_000)  # far more pongs than the system holds for a connection
+            await nodes.wait_until(lambda: not node.ingress._clients)
+
+    run(scenario())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# whatever a client does
+
+#: Close codes that protocol 6.1 knows for what these clients do.
+DOCUMENTED = {1000, 1008, 1009, 3005, 3006, 3007, 3009}
+MOVES = st.one_of(
+    st.binary(max_size=60),
+    st.sampled_from(
+        [FRAME, FRAME * 10, FRAME * 25, bytes(140_000), TERMINATE, "", "[]", "{", '{"type":"?"}']
+    ),
+    st.sampled_from(
+        [
+            '{"type":"ForceEndpoint"}',
+            '{"type": "KeepAlive"}',
+            '{"min_turn_silence":1,"type":"UpdateConfiguration"}',
+            '{"type":"UpdateConfiguration","vad_threshold":"loud"}',
+            '{"type":"UpdateConfiguration","session_heartbeat":true,"keyterms_prompt":[]}',
+            '{"type":"UpdateConfiguration","agent_context":"\\ud800"}',
+            '{"type":"UpdateConfiguration","keyterms_prompt":["\\ud800"]}',
+        ]
+    ),
+    st.text(max_size=20),
+    st.just("ping"),
+)
+ENDS = st.sampled_from(["terminate", "close", "vanish", "stay"])
+QUERIES = st.sampled_from(
+    [
+        "",
+        "?encoding=opus",
+        "?encoding=aac",
+        "?encoding=ogg_opus",
+        "?sample_rate=8000",
+        "?sample_rate=1",
+        "?token=",
+    ]
+)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(QUERIES, st.lists(MOVES, max_size=8), ENDS), min_size=1, max_size=4))
+def test_whatever_clients_do_they_get_a_documented_close_and_leave_nothing(
+    run, nodes: Nodes, caplog: pytest.LogCaptureFixture, clients: list[tuple[str, list[str | bytes], str]]
+):
+    async def play(node: Node, query: str, moves: list[str | bytes], end: str) -> None:
+        try:
+            async with node.client(f"/{query}") as client:
+                for move in moves:
+                    await (client.ping() if move == "ping" else client.send(move))
+                if end == "vanish":
+                    client.transport.abort()
+                    return
+                if end == "close":
+                    await client.close()
+                    return
+                if end == "terminate":
+                    await client.send(TERMINATE)
+                    messages, code, _ = await rest(client)
+                    assert code in DOCUMENTED
+                    last = messages[-1] if messages else {}
+                    assert code in (1000, 1009) or (last.get("type"), last.get("error_code")) == (
+                        "Error",
+                        code,
+                    )
+        except ConnectionClosed as closed:
+            assert closed.rcvd is not None
+            assert closed.rcvd.code in DOCUMENTED
+
+    async def begun(node: Node) -> None:
+        """All of the node's loops run, and so does the worker."""
+        async with node.client() as client:
+            await begin(client)
+        await nodes.wait_until(lambda: not node.ingress._clients)
+
+    async def scenario() -> None:
+        async with nodes() as node:
+            await begun(node)
+            before = len(asyncio.all_tasks())
+            async with asyncio.TaskGroup() as tasks:
+                for query, moves, end in clients:
+                    tasks.create_task(play(node, query, moves, end))
+            await nodes.wait_until(lambda: not node.ingress._clients)
+            await nodes.wait_until(lambda: len(asyncio.all_tasks()) <= before)
+
+    caplog.clear()
+    run(scenario())
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR], caplog.text
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -932,7 +1717,13 @@ def test_a_drain_does_not_wait_for_ever(run, nodes: Nodes):
 def test_the_service_serves_until_drained(run, redis_url: str, namespace: str, free_port, wait_until):
     async def scenario() -> None:
         drain, probe, port = asyncio.Event(), Probe("127.0.0.1", 0), free_port()
-        settings = IngressSettings(redis_url=redis_url, namespace=namespace, host="127.0.0.1", port=port)
+        where: dict[str, Any] = {
+            "redis_url": redis_url,
+            "namespace": namespace,
+            "host": "127.0.0.1",
+            "port": port,
+        }
+        settings = IngressSettings(license_required=False, **where)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(serve(settings, drain, probe))
             await wait_until(lambda: probe.ready)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ingress.session import (
     DEAF,
     MAX_FRAME_BYTES,
+    MAX_NOTICE_BYTES,
     TRANSITIONS,
     UNTAKEN,
     Append,
@@ -23,6 +24,7 @@ from ingress.session import (
     Input,
     Limits,
     MakeOffer,
+    Notify,
     Reply,
     Session,
     State,
@@ -142,14 +144,9 @@ def test_begin_has_the_fields_of_protocol_4_1():
 
 def test_durations_of_termination_are_whole_seconds_of_audio_and_of_the_clock():
     book = opened("sample_rate=8000")
-    assert (
-        book
-        >> call.client_audio(bytes(16_000 * 3 + 8_000))
-        << some(Append)
-        << some(Append)
-        << some(Append)
-        << (some(Append))
-    )
+    for _ in range(3):
+        assert book >> call.client_audio(bytes(16_000)) << some(Append)
+    assert book >> call.client_audio(bytes(8_000)) << some(Append)
     assert book >> after(7.6) >> TERMINATE << some(Append) << appended(Order.TERMINATE, 3 * 16_000 + 8_000)
     assert book >> event(Event.DONE, 1) << some(Reply) << ENDED << Forget()
     termination = json.loads(book.effects[-3].text)
@@ -238,7 +235,7 @@ def test_update_configuration_is_passed_on_whole_and_in_place():
         >> call.client_audio(FRAME)
         << some(Append)
         >> update
-        << appended(Order.CONFIGURE, 800, changed.model_dump())
+        << appended(Order.CONFIGURE, 800, changed.for_worker())
         >> update
         >> call.client_text('{"type":"UpdateConfiguration","continuous_partials":true}')
     )
@@ -266,10 +263,9 @@ def test_a_long_message_becomes_frames_of_a_second():
     book = opened()
     assert (
         book
-        >> call.client_audio(bytes(70_001))
+        >> call.client_audio(bytes(32_021))
         << Append(AudioFrame(0, bytes(MAX_FRAME_BYTES)))
-        << Append(AudioFrame(16_000, bytes(MAX_FRAME_BYTES)))
-        << Append(AudioFrame(32_000, bytes(6_000)))
+        << Append(AudioFrame(16_000, bytes(20)))
     )
 
 
@@ -481,16 +477,264 @@ def test_a_worker_that_settles_much_audio_is_given_time():
     assert book.actor.next_deadline() == pytest.approx(69 + 10)
 
 
-def test_a_client_far_ahead_of_its_speech_is_slowed_down():
-    book = opened(limits=Limits(max_ahead_s=10))
-    for _ in range(10):
-        assert book >> call.client_audio(bytes(32_000)) << some(Append)
-    assert not book.actor.congested(0.0)
-    assert book >> call.client_audio(bytes(32_000)) << some(Append)
-    assert book.actor.congested(0.0)
-    assert not book.actor.congested(1.0), "a worker keeps up with speech"
-    assert book >> turn(1, 0, audio_ms=5_000) << some(Reply)
-    assert not book.actor.congested(0.0), "this one is faster"
+def test_a_client_too_far_ahead_of_its_speech_is_closed_with_3007():
+    second = call.client_audio(bytes(32_000))
+    book = opened(limits=Limits(max_buffer_s=10))
+    for _ in range(11):
+        assert book >> second << some(Append)
+    with pytest.raises(
+        ClientError, match="Audio transmission rate exceeded: too much audio buffered"
+    ) as caught:
+        book.actor.client_audio(bytes(32_000), 0.0)
+    assert caught.value.code is Close.INPUT_DURATION
+    assert book >> after(1) >> second << some(Append), "a worker keeps up with speech"
+    assert book >> turn(1, 0, audio_ms=11_000) << some(Reply) >> second << some(Append), "this one is faster"
+
+
+@pytest.mark.parametrize(
+    "query,data,told_ms",
+    [
+        ("", bytes(32_032), None),
+        ("", bytes(38_400), "1200.0"),
+        ("sample_rate=8000", bytes(19_200), "1200.0"),
+        ("sample_rate=8000&encoding=pcm_mulaw", bytes(8_000), None),
+        ("sample_rate=8000&encoding=pcm_mulaw", bytes(9_600), "1200.0"),
+        ("sample_rate=44100", bytes(2 * 2_205), None),
+        ("sample_rate=22050", bytes(2 * 1_102), None),  # 50 ms, rounded down to whole samples
+    ],
+)
+def test_a_message_that_holds_too_much_is_refused(query: str, data: bytes, told_ms: str | None):
+    actor = opened(query).actor
+    before = visible(actor)
+    if told_ms is None:
+        actor.client_audio(data, 0.0)
+        return
+    expected = (
+        f"Input Duration Error: Input Duration Violation: {told_ms} ms. Expected between 50 and 1000 ms"
+    )
+    with pytest.raises(ClientError) as caught:
+        actor.client_audio(data, 0.0)
+    assert (caught.value.code, caught.value.text) == (Close.INPUT_DURATION, expected)
+    assert visible(actor) == before
+
+
+@pytest.mark.parametrize("chunk_ms,passed", [(20, 49), (25, 39), (10, 99)])
+def test_short_messages_have_a_second_of_grace(chunk_ms: int, passed: int):
+    """Protocol 3.1: 20 ms frames ran about 49 messages, 25 ms likewise, before 3007."""
+    actor, chunk = opened().actor, bytes(32 * chunk_ms)
+    for _ in range(passed):
+        actor.client_audio(chunk, 0.0)
+    with pytest.raises(ClientError, match=rf"Violation: {chunk_ms}\.0 ms"):
+        actor.client_audio(chunk, 0.0)
+
+
+def test_short_messages_among_long_ones_are_let_pass():
+    actor = opened().actor
+    for _ in range(200):
+        actor.client_audio(bytes(32 * 20), 0.0)
+        actor.client_audio(bytes(32 * 60), 0.0)
+        actor.client_audio(b"", 0.0)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# what a session asks for
+
+
+def test_an_inactivity_timeout_shortens_the_node_s_own():
+    assert opened("inactivity_timeout=5").actor.next_deadline() == 5
+    assert opened("inactivity_timeout=3600").actor.next_deadline() == 60, "the operator's stands"
+    assert (
+        opened("inactivity_timeout=5")
+        >> after(4)
+        >> call.client_text('{"type":"KeepAlive"}')
+        >> after(4)
+        >> call.tick()
+        >> after(1)
+        >> call.tick()
+        << appended(Order.ABANDON, 0)
+        << told(3006, "Session terminated due to inactivity: No messages received for 5 seconds")
+        << closed(Close.INVALID_INPUT)
+        << Forget()
+    )
+
+
+def test_a_client_that_is_kept_waiting_is_not_silent():
+    actor = opened("inactivity_timeout=5").actor
+    actor.held(4.0)
+    assert actor.tick(8.0) == []
+    assert actor.next_deadline() == 9
+
+
+def flood(actor: Session, times: int, now: float, *texts: str) -> None:
+    for _ in range(times):
+        for text in texts:
+            actor.client_text(text, now)
+
+
+def test_orders_are_bounded():
+    """Audio is bounded by its length; orders have none."""
+    terms = json.dumps({"type": "UpdateConfiguration", "keyterms_prompt": ["x" * 400] * 100})
+    other = json.dumps({"type": "UpdateConfiguration", "min_turn_silence": 333})
+    back = json.dumps({"type": "UpdateConfiguration", "min_turn_silence": 444})
+    actor = opened().actor
+    actor.client_text(terms, 0.0)
+    refused = "User Input Validation Error: Too many messages"
+    with pytest.raises(ClientError, match=refused):
+        flood(actor, 20, 0.0, other, back)
+    actor.client_text(other, 60.0)  # a patient client may
+    with pytest.raises(ClientError, match=refused):
+        flood(actor, 2**20 // 64 + 1, 60.0, '{"type":"ForceEndpoint"}')
+    assert actor.client_text('{"type":"Terminate"}', 60.0), "the end is always heard"
+
+
+def heard(sequence: int, audio_ms: int, speech: str):
+    return event(Event.HEARD, sequence, audio_ms=audio_ms, text=speech)
+
+
+def test_heartbeats_come_every_5_s_to_those_who_asked():
+    def beat(received: int, duration: int, factor: float, speech: float):
+        return lambda frame: (
+            json.loads(frame)
+            == {
+                "total_audio_received_ms": received,
+                "total_duration_ms": duration,
+                "realtime_factor": factor,
+                "max_speech_probability": speech,
+                "type": "Heartbeat",
+            }
+        )
+
+    book = opened("session_heartbeat=True")
+    assert book.actor.next_deadline() == 5
+    assert (
+        book
+        >> call.client_audio(bytes(32_000))
+        << some(Append)
+        >> heard(1, 600, "0.75")
+        >> heard(2, 1_000, "0.5")
+        >> after(4.9)
+        >> call.tick()
+        >> after(0.1)
+        >> call.tick()
+        << some(Reply, text=beat(1_000, 5_000, 0.2, 0.75))
+        >> call.tick()
+        >> after(5)
+        >> call.tick()
+        << some(Reply, text=beat(1_000, 10_000, 0.0, 0.0))
+    )
+
+
+def test_heartbeats_can_be_switched_on_and_off():
+    book = opened()
+    on = call.client_text('{"type":"UpdateConfiguration","session_heartbeat":true}')
+    off = call.client_text('{"type":"UpdateConfiguration","session_heartbeat":false}')
+    assert book >> after(7) >> call.tick() >> on << some(Append) >> after(5) >> call.tick() << some(Reply)
+    assert book >> off << some(Append) >> after(5) >> call.tick()
+
+
+@pytest.mark.parametrize("text", ["", "loud", "nan", "-0.1", "1.1"])
+def test_a_worker_that_tells_no_probability_changes_nothing(text: str):
+    actor = opened("session_heartbeat=true").actor
+    before = visible(actor)
+    with pytest.raises(EntryError):
+        actor.worker_event(SessionEvent(ID, 1, 1, Event.HEARD, text=text), 0.0)
+    assert visible(actor) == before
+
+
+@pytest.mark.parametrize(
+    "query,mode", [("", None), ("mode=balanced", None), ("speech_model=u3-rt-pro", "balanced")]
+)
+def test_begin_tells_the_mode_of_models_that_have_one(query: str, mode: str | None):
+    assert configuration(query)["mode"] == mode
+
+
+def test_begin_tells_what_works_and_that_the_rest_is_off():
+    told = configuration("filter_profanity=true&redact_pii=true&speaker_labels=true&domain=medical-v1")
+    assert told["filter_profanity"] is True
+    assert (told["redact_pii"], told["speaker_labels"]) == (False, False)
+    assert (told["domain"], told["voice_focus"]) == (None, None)
+
+
+def configuration(query: str) -> dict[str, Any]:
+    """What Begin tells of a session that asked for this."""
+    actor = session(query)
+    actor.start(0.0)
+    (reply,) = actor.worker_event(SessionEvent(ID, 1, 0, Event.TAKEN), 0.0)
+    assert isinstance(reply, Reply)
+    told: dict[str, Any] = json.loads(reply.text)["configuration"]
+    return told
+
+
+def test_a_session_in_another_encoding_is_decoded_before_it_is_resampled():
+    actor = opened("sample_rate=8000&encoding=pcm_mulaw").actor
+    frames = actor.client_audio(bytes([0xFF]) * 800, 0.0)  # mu-law's zero
+    assert all(isinstance(effect, Append) for effect in frames)
+    ended = actor.client_text('{"type":"Terminate"}', 0.0)
+    assert ended[-1] == appended(Order.TERMINATE, 1_600)
+
+
+def test_what_cannot_be_decoded_is_refused():
+    book = opened("encoding=opus")
+    with pytest.raises(ClientError, match=r"^Failed to decode Opus packet: ") as caught:
+        book.actor.client_audio(b"\xff" * 40, 0.0)
+    assert caught.value.code is Close.INVALID_INPUT
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the webhook
+
+HOOK = "webhook_url=https://hooks.example/steno"
+
+
+def final(order: int) -> str:
+    return json.dumps({"type": "Turn", "turn_order": order, "end_of_turn": True})
+
+
+def test_a_webhook_is_told_the_finals_when_the_session_ends():
+    book = opened(HOOK)
+    assert (
+        book
+        >> turn(1, 0)
+        << some(Reply)
+        >> turn(2, 0, final=True)
+        << some(Reply)
+        >> turn(3, 1, final=True)
+        << some(Reply)
+        >> TERMINATE
+        << appended(Order.TERMINATE, 0)
+        >> event(Event.DONE, 4)
+        << some(Reply)
+        << ENDED
+        << Notify((final(0), final(1)))
+        << Forget()
+    )
+
+
+@pytest.mark.parametrize("end", [call.client_gone(), call.refuse(internal_error())])
+def test_a_webhook_is_told_however_the_session_ends(end: Any):
+    effects = getattr(opened(HOOK).actor, end.name)(*end.arguments, 1.0)
+    assert effects[-2:] == [Notify(()), Forget()]
+
+
+def test_a_session_that_never_began_has_nothing_to_tell():
+    assert (
+        Playbook(session(HOOK), now=0.0)
+        >> OFFER
+        << some(MakeOffer)
+        >> call.client_gone()
+        << Withdraw()
+        << Forget()
+    )
+
+
+def test_what_a_webhook_is_told_is_bounded():
+    actor, text = opened(HOOK).actor, "x" * 100_000
+    for order in range(100):
+        actor.worker_event(
+            SessionEvent(ID, 1, order + 1, Event.MESSAGE, turn_order=order, final=True, text=text), 0.0
+        )
+    (notice,) = [effect for effect in actor.client_gone(1.0) if isinstance(effect, Notify)]
+    assert 0 < sum(map(len, notice.finals)) <= MAX_NOTICE_BYTES
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -591,12 +835,20 @@ MESSAGES = st.sampled_from(
         '{"type":"KeepAlive"}',
         '{"type":"UpdateConfiguration","min_turn_silence":200}',
         '{"type":"UpdateConfiguration","vad_threshold":7}',
+        '{"type":"UpdateConfiguration","session_heartbeat":true}',
         '{"type":"Nonsense"}',
         "[1]",
         "{",
         "",
     ]
 )
+
+
+def fitting(found: SessionEvent) -> dict[str, Any]:
+    """What makes an event whole: only a turn has an end; what was heard is a number."""
+    fields: dict[str, Any] = {} if found.turn_order >= 0 else {"final": False}
+    return fields | ({"text": "0.5"} if found.event is Event.HEARD else {})
+
 
 EVENTS = st.builds(
     SessionEvent,
@@ -608,11 +860,12 @@ EVENTS = st.builds(
     turn_order=st.integers(-1, 3),
     final=st.booleans(),
     text=st.just('{"type":"Turn"}'),
-).map(lambda found: found if found.turn_order >= 0 else SessionEvent(**{**vars(found), "final": False}))
+).map(lambda found: SessionEvent(**{**vars(found), **fitting(found)}))
 
 STEPS = st.one_of(
     MESSAGES.map(call.client_text),
     st.binary(max_size=70).map(call.client_audio),
+    st.sampled_from([1_600, 20_000, 40_000]).map(lambda size: call.client_audio(bytes(size))),
     EVENTS.map(call.worker_event),
     EVENTS.map(call.worker_event),
     st.just(call.tick()),
@@ -622,7 +875,7 @@ STEPS = st.one_of(
 )
 
 SCRIPTS = st.lists(STEPS, max_size=40)
-RATES = st.sampled_from(["", "sample_rate=8000", "sample_rate=44100"])
+RATES = st.sampled_from(["", "sample_rate=8000", "sample_rate=44100", "session_heartbeat=true&" + HOOK])
 
 
 def act(

@@ -36,6 +36,18 @@ def test_the_port_has_the_name_of_the_mirrored_stack_too(monkeypatch: pytest.Mon
     assert load(IngressSettings).port == 9090
 
 
+def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("API_KEYS", "s3cret")
+    monkeypatch.setenv("TOKEN_SECRET", "s3cret" * 6)
+    settings = load(IngressSettings)
+    assert "s3cret" not in repr(settings)
+    assert "s3cret" not in str(settings.model_dump())
+    monkeypatch.setenv("TOKEN_SECRET", "s3cret")
+    with pytest.raises(SettingsError, match="TOKEN_SECRET") as error:
+        load(IngressSettings)
+    assert "s3cret" not in str(error.value), "too short, and still not shown"
+
+
 def test_faults_are_told_together(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PORT", "99999")
     monkeypatch.setenv("TICK_MS", "0")
