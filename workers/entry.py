@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: Pools of this release; each is a package `workers.<pool>` whose `recognizer` module has `build`.
-POOLS = ("english",)
+POOLS = ("english", "multilang")
 
 
 async def serve(pool: str, settings: WorkerSettings, drain: asyncio.Event, probe: Probe) -> None:
@@ -61,8 +61,10 @@ def _load(pool: str, settings: WorkerSettings) -> "Recognizer":
 
     torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // 2))
     package = importlib.import_module(f"workers.{pool}.recognizer")
+    reference = settings.model_of(pool)
+    chosen = {"partial_ms": settings.partial_ms} if settings.partial_ms else {}
     try:
-        folder = checkpoints.locate(settings.model)
+        folder = checkpoints.locate(reference)
         config, weights = checkpoints.load(folder)
         _, vad_weights = checkpoints.load(checkpoints.locate(settings.vad))
         recognizer: Recognizer = package.build(
@@ -70,13 +72,13 @@ def _load(pool: str, settings: WorkerSettings) -> "Recognizer":
             weights,
             vad_weights,
             checkpoints.pieces(folder),
-            name=settings.model,
-            licence=checkpoints.licence(settings.model),
+            name=reference,
+            licence=checkpoints.licence(reference),
             slots=settings.slots,
-            partial_ms=settings.partial_ms,
             precision=settings.precision,
+            **chosen,
         )
     except (checkpoints.CheckpointError, ValueError, KeyError, RuntimeError) as error:
-        raise WeightsError(f"{settings.model}: {error}") from error
+        raise WeightsError(f"{reference}: {error}") from error
     recognizer.warm_up()
     return recognizer

@@ -22,6 +22,11 @@ def supported() -> bool:
     return bool(torch.cpu._is_vnni_supported()) and "x86" in torch.backends.quantized.supported_engines  # noqa: SLF001
 
 
+def chosen(precision: str) -> bool:
+    """Whether a model's large products run in 8 bits: `precision` is float32, int8, or auto, which looks here."""
+    return precision == "int8" or (precision == "auto" and supported())
+
+
 class Int8Linear(nn.Module):
     """As `linear`, in 8 bits. `parts`: how many equal matrices are stacked in it, each with a scale of its own."""
 

@@ -41,10 +41,17 @@ class Spec:
 
 @dataclass(frozen=True)
 class SlotOptions:
-    """What a session asks of the model itself; turn rules stay with `turns.py`."""
+    """What a session asks of the model itself; turn rules stay with `turns.py`. A model ignores what it has no use for.
+
+    language   code of the only language spoken; None: listen for it
+    languages  codes of the languages that may be spoken, where `language` is None; empty: any
+    prompt     text that came before, for names and spellings
+    """
 
     vad_threshold: float = 0.4
     language: str | None = None
+    languages: tuple[str, ...] = ()
+    prompt: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ class Batch:
     """One step's input over all `S` slots.
 
     audio     [S, C] float32 in -1..1, C = `row_samples`; the first `samples[s]` of row s count, the rest is ignored
-    samples   [S] int64; 0: nothing for this slot in this step, it must come out as if the step had not happened
+    samples   [S] int64; 0: no audio for this slot in this step. It hears nothing, but may be told what was due before
     reset     [S] bool: a new occupant; forget everything before reading this row's audio
     origin_ms [S] int64: audio time of the new occupant's first sample (not 0 after a resume); read where `reset`
     flush_ms  [S] int64: settle every word up to this audio time, at this or a later step; NO_FLUSH otherwise. Never
@@ -88,6 +95,8 @@ class Hypothesis:
                   what begins after); no later word starts before it
     heard_ms      audio time up to which `settled` and `tail` have heard; words end by then
     failed        this slot's computation failed, its neighbours' did not; its state is of no use any more
+    language      code of the language that these words are in, with `language_confidence` 0 to 1 (0 where it was given
+                  and not heard); None: the model tells none, or nothing was decoded yet in the open turn
     """
 
     observations: tuple[Observation, ...] = ()
@@ -97,12 +106,18 @@ class Hypothesis:
     flushed_ms: int | None = None
     heard_ms: int = 0
     failed: bool = False
+    language: str | None = None
+    language_confidence: float = 0.0
 
 
 class Recognizer(Protocol):
-    """A model with one row of state per slot. Calls come from one thread, one at a time."""
+    """A model with one row of state per slot. Calls come from one thread, one at a time.
+
+    `behind`: the last step left work undone for want of time; a step without audio would go on with it.
+    """
 
     spec: Spec
+    behind: bool
 
     def warm_up(self) -> None:
         """Run every shape once, so that the first session meets no surprise. Called once, before `step`."""

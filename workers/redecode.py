@@ -9,29 +9,40 @@
     settle    words on which two successive hypotheses agree stand for ever (LocalAgreement-2: Liu et al. 2020,
               arXiv 2005.11185; Machacek et al. 2023, arXiv 2307.14743); a flush settles the rest
 
+What the model is, is none of this file's business: it drives whatever `models/decoder.py` describes, under `Rules`
+that fit it. Where the model tells languages, a turn's words settle once its language stands (`language.py`).
+
 A flush is answered without decoding when the newest hypothesis has already heard the end of the speech. The window
 is cut at a settled word when speech goes on for long, so that a decode never costs more than a window. Everything is
 ruled by audio time: how fast audio arrives and how it is cut into chunks changes no word, as long as the budget
 suffices. When it does not, partials wait, and finals go first.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from workers.drafting import Task, Transcript, transcribe
-from workers.models.moonshine import MIN_SAMPLES, SAMPLES_PER_FRAME, Moonshine
+from workers.language import weigh
+from workers.models.decoder import EncoderDecoder, Hint
 from workers.recognizer import NO_FLUSH, Batch, Hypothesis, Observation, Spec
 from workers.vad import HOP, SileroVAD
 from workers.window import SAMPLES_PER_MS, Window
-from workers.words import Word, agreed, align, fit, spell, token_cap
+from workers.words import TOKENS_PER_S, Word, agreed, align, fit, spell, token_cap, twice
 
-FRAME_MS = SAMPLES_PER_FRAME / SAMPLES_PER_MS
+#: Two hops: short enough to answer soon, long enough that a step's fixed cost does not show.
+CHUNK_SAMPLES = 2 * HOP
+#: A second of audio in one step, when steps are long.
+CATCH_UP = 16
 
 #: Speech ends below the threshold less this (Silero's own hysteresis).
 HYSTERESIS = 0.15
+
+#: Marks that close a sentence.
+FULL_STOPS = (".", "?", "!", *"\u3002\uff1f\uff01\u0964\u061f")  # the last five: Chinese, Hindi, Arabic
 
 #: An end-of-turn belief below this comes from words without a full stop (`end_of_turn`).
 OPEN_SENTENCE = 0.15
@@ -39,10 +50,11 @@ OPEN_SENTENCE = 0.15
 
 @dataclass(frozen=True)
 class Rules:
-    """When to decode and what to keep; all in audio time."""
+    """When to decode and what to keep; all in audio time. A pool sets what fits its model."""
 
-    partial_ms: int = 480  # news while speech goes on
+    partial_ms: int = 320  # news while speech goes on
     pause_ms: int = 192  # silence after which a pause is decoded, before any endpoint may fire
+    after_ms: int = 96  # what follows the speech must be heard for this long before its last word is believed
     lead_ms: int = 480  # audio kept before speech sets in
     window_ms: int = 12_000  # a longer window is cut at a settled word ...
     keep_ms: int = 4_000  # ... that leaves at least this much
@@ -52,6 +64,12 @@ class Rules:
     context_gap_ms: int = 1_500  # ... for as long as this after its end
     breath_ms: int = 400  # a shorter sound must come out as a closed sentence
     budget_ms: int = 8_000  # audio decoded in one step; the first due slot is always served
+    tokens_per_s: float = TOKENS_PER_S  # a decode that says more has lost the audio
+    window_tokens: int = 1 << 20  # a window with more settled tokens is cut, too
+    cut_short: bool = False  # a decode that found no end is cut where it says something again
+    silence: float = 1.0  # nobody spoke, if the model thinks so with more than this probability ...
+    doubt: float = 0.0  # ... and its tokens have less than this one, on average
+    nonsense: float = 0.0  # nor if they have less than this, whatever the model thinks
 
 
 @dataclass(frozen=True)
@@ -62,23 +80,34 @@ class _Due:
     end: int  # decode the window up to here
 
 
+def spec_of(name: str, licence: str, slots: int) -> Spec:
+    """What a re-decoder of this model is, whatever the model."""
+    return Spec(name, licence, slots, CHUNK_SAMPLES, hop_ms=HOP // SAMPLES_PER_MS, catch_up=CATCH_UP)
+
+
 class Redecoder:
-    """A `Recognizer` around Moonshine and Silero VAD."""
+    """A `Recognizer` around an encoder and decoder (`models/decoder.py`) and Silero VAD.
+
+    `encode` gives the tokens of a prompt, for models that take one.
+    """
 
     def __init__(
         self,
         spec: Spec,
-        model: Moonshine,
+        model: EncoderDecoder,
         vad: SileroVAD,
         pieces: Sequence[bytes],
         rules: Rules | None = None,
+        encode: Callable[[str], Sequence[int]] | None = None,
     ) -> None:
         self.spec = spec
         self.rules = rules or Rules()
+        self.behind = False
         self._model = model
         self._vad = vad
         self._vad_state = vad.state(spec.slots)
         self._pieces = pieces
+        self._encode = encode
         self._windows = [Window() for _ in range(spec.slots)]
 
     def warm_up(self) -> None:
@@ -113,6 +142,7 @@ class Redecoder:
                 self._windows[slot] = Window(origin_ms=int(batch.origin_ms[slot]))
         for slot, options in batch.options.items():
             self._windows[slot].options = options
+            self._windows[slot].before = tuple(self._encode(options.prompt) if self._encode else ())
         for slot in np.flatnonzero(batch.samples).tolist():
             self._windows[slot].append(batch.audio[slot, : batch.samples[slot]])
         for slot in np.flatnonzero(batch.flush_ms != NO_FLUSH).tolist():
@@ -155,7 +185,7 @@ class Redecoder:
             window.speaking, window.last_speech = True, window.heard
         elif window.heard - window.last_speech >= self.rules.pause_ms * SAMPLES_PER_MS:
             window.speaking = False
-        idle = not (window.speaking or window.told or window.tail) and window.last_speech <= window.decoded_to
+        idle = not (window.speaking or window.told or window.tail or self._unheard(window))
         if not idle or window.flush_ms != NO_FLUSH:
             return
         lead = self.rules.lead_ms * SAMPLES_PER_MS
@@ -182,13 +212,20 @@ class Redecoder:
             if line and budget < 0:
                 break
             line.append(item)
+        self.behind = len(line) < len(due)
         return line
 
     def _due(self, slot: int, window: Window) -> _Due | None:
-        unheard = window.last_speech > window.decoded_to
+        item = self._wanted(slot, window)
+        # What is longer than the model takes is heard in pieces: the window is cut behind the first.
+        longest = window.start + self._model.max_samples
+        return item if item is None or item.end <= longest else replace(item, end=longest)
+
+    def _wanted(self, slot: int, window: Window) -> _Due | None:
+        unheard = self._unheard(window)
         if window.flush_ms != NO_FLUSH:
             end = min(window.position(window.flush_ms), window.end)
-            if unheard and window.decoded_to < end and end - window.start >= MIN_SAMPLES:
+            if unheard and window.decoded_to < end and end - window.start >= self._model.min_samples:
                 return _Due(slot, 0, window.end - end, end)
             return None
         if not unheard:
@@ -196,19 +233,26 @@ class Redecoder:
         if not window.speaking:
             return _Due(slot, 1, window.heard - window.last_speech, window.heard)
         since = window.heard - max(window.decoded_to, window.onset)
-        if since >= self.rules.partial_ms * SAMPLES_PER_MS:
+        # Nothing is shown of a sound that may still turn out to be a breath: the turn's first decode waits that long.
+        first = not window.told and not window.tail
+        wait_ms = max(self.rules.partial_ms, self.rules.breath_ms if first else 0)
+        if since >= wait_ms * SAMPLES_PER_MS:
             return _Due(slot, 2, since, window.heard)
         return None
+
+    def _unheard(self, window: Window) -> bool:
+        """Whether the newest hypothesis has not heard the newest speech to its end."""
+        after = self.rules.after_ms * SAMPLES_PER_MS
+        return window.last_speech > 0 and window.decoded_to < window.last_speech + after
 
     # -------------------------------------------------------------------------------------------------- decoding
 
     def _decode(self, line: Sequence[_Due]) -> tuple[dict[int, tuple[Word, ...]], set[int]]:
         """Decode the slots in line. Returns the words that settled, per slot, and the slots that failed."""
-        tasks = [self._task(self._windows[item.slot], item.end) for item in line]
-        try:
-            transcripts: list[Transcript | None] = [*transcribe(self._model, tasks)] if tasks else []
-        except Exception:  # noqa: BLE001 one row must not take its neighbours along: find out which it was
-            transcripts = [self._alone(task) for task in tasks]
+        tasks = [self._task(self._windows[item.slot], item) for item in line]
+        transcripts = self._transcripts(tasks)
+        if self.rules.cut_short:
+            transcripts = [told if told is None or told.end else _cut_short(told) for told in transcripts]
         settled, failed = {}, set()
         for item, transcript in zip(line, transcripts, strict=True):
             if transcript is None:
@@ -218,21 +262,41 @@ class Redecoder:
                 settled[item.slot] = self._absorb(self._windows[item.slot], item, transcript)
         return settled, failed
 
+    def _transcripts(self, tasks: Sequence[Task]) -> list[Transcript | None]:
+        """None for a row that failed."""
+        try:
+            return [*transcribe(self._model, tasks)] if tasks else []
+        except Exception:  # noqa: BLE001 one row must not take its neighbours along: find out which it was
+            return [self._alone(task) for task in tasks]
+
     def _alone(self, task: Task) -> Transcript | None:
         try:
             return transcribe(self._model, [task])[0]
         except Exception:  # noqa: BLE001 reported as `Hypothesis.failed`
             return None
 
-    def _task(self, window: Window, end: int) -> Task:
-        audio = torch.from_numpy(window.audio(window.start, end).copy())
-        cap = max(4, token_cap(len(audio) / 16_000) - len(window.prefix_tokens))
-        return Task(audio, tuple(window.prefix_tokens), tuple(window.tail_tokens), cap)
+    def _task(self, window: Window, item: _Due) -> Task:
+        audio = torch.from_numpy(window.audio(window.start, item.end).copy())
+        cap = max(4, token_cap(len(audio) / 16_000, self.rules.tokens_per_s) - len(window.prefix_tokens))
+        prefix, draft = tuple(window.prefix_tokens), tuple(window.tail_tokens)
+        return Task(audio, prefix, draft, cap, self._hint(window), final=item.rank < 2)
+
+    def _hint(self, window: Window) -> Hint:
+        """The language is the session's, or the turn's once it stands; what speaks for one before that is told."""
+        belief, options = window.belief, window.options
+        known = options.language or (belief.language if belief.stands or window.told else None)
+        prior = {} if known else belief.prior()
+        return Hint(
+            known, options.languages, prior, weigh(window.voiced_ms), window.before, ask=not window.told
+        )
 
     def _absorb(self, window: Window, item: _Due, transcript: Transcript) -> tuple[Word, ...]:
         """The new hypothesis replaces the tail; what it shares with the old one settles."""
         before, settled = window.tail, len(window.prefix_tokens)
-        starts, ends = align(transcript.attention, FRAME_MS, window.ms(window.start))
+        opening = transcript.opening
+        given = window.options.language is not None
+        window.belief.hear(opening.language, {} if given else opening.languages, window.voiced_ms)
+        starts, ends = align(transcript.attention, self._model.frame_ms, window.ms(window.start))
         floor = window.prefix[-1].end_ms if window.prefix else window.ms(window.start)
         starts, ends = np.maximum(starts[settled:], floor), np.maximum(ends[settled:], floor)
         words = spell(self._pieces, transcript.tokens, starts, ends, transcript.probabilities)
@@ -240,13 +304,25 @@ class Redecoder:
         window.tail_tokens = list(transcript.tokens)
         window.decoded_to = item.end
         window.end_of_turn = end_of_turn(window.tail, transcript.end)
-        if self._is_breath(window):
-            window.tail, window.tail_tokens = [], []
+        if self._is_breath(window) or self._is_noise(transcript):
+            window.tail, window.tail_tokens, window.end_of_turn = [], [], 0.0
+        if not (window.tail or window.told):
+            window.belief.forget()  # of a noise
         guard = window.ms(item.end) - self.rules.guard_ms
         sure = agreed(before, window.tail)
         while sure and window.tail[sure - 1].end_ms > guard:
             sure -= 1
+        if opening.languages and not (given or window.belief.stands):
+            return ()  # in the wrong language, they would stand for ever
         return window.settle(sure)
+
+    def _is_noise(self, transcript: Transcript) -> bool:
+        """Whether words were made of what is no speech: the model hardly believes them itself (Radford et al., 4.5)."""
+        rules = self.rules
+        if not len(transcript.probabilities):
+            return False
+        trust = math.exp(float(np.log(np.maximum(transcript.probabilities, 1e-9)).mean()))
+        return trust < rules.nonsense or (transcript.opening.silence > rules.silence and trust < rules.doubt)
 
     def _is_breath(self, window: Window) -> bool:
         """Whether a short sound was taken for a word: the model writes one, but does not even close the sentence.
@@ -267,6 +343,7 @@ class Redecoder:
             return None
         tail: tuple[Word, ...] | None = None if settled is None else tuple(window.tail)
         words, heard_ms, confidence = settled or (), window.ms(window.decoded_to), window.end_of_turn
+        language, sure = window.belief.language, window.belief.confidence
         if flushed is not None:
             ending = sum(word.start_ms < flushed for word in window.tail)
             words += window.settle(ending)
@@ -275,7 +352,16 @@ class Redecoder:
         elif settled is not None:
             words += self._shorten(window)
             tail = tuple(window.tail)
-        return Hypothesis(tuple(observations), words, tail, confidence, flushed, heard_ms)
+        return Hypothesis(
+            tuple(observations),
+            words,
+            tail,
+            confidence,
+            flushed,
+            heard_ms,
+            language=language,
+            language_confidence=sure,
+        )
 
     def _flushed(self, slot: int, window: Window) -> int | None:
         """The flush that can be answered now: nothing that was said before it is unheard."""
@@ -285,8 +371,8 @@ class Redecoder:
 
     def _shorten(self, window: Window) -> tuple[Word, ...]:
         """Cut a long window behind a settled word, in the widest gap. Returns words settled by force."""
-        length_ms = (window.decoded_to - window.start) // SAMPLES_PER_MS
-        if length_ms <= self.rules.window_ms:
+        length_ms, tokens = (window.decoded_to - window.start) // SAMPLES_PER_MS, len(window.prefix_tokens)
+        if length_ms <= self.rules.window_ms and tokens <= self.rules.window_tokens:
             return ()
         forced: tuple[Word, ...] = ()
         if length_ms > self.rules.limit_ms:
@@ -316,4 +402,18 @@ def end_of_turn(words: Sequence[Word], end: float) -> float:
     """
     if not words:
         return 0.0
-    return end * words[-1].confidence if words[-1].text.endswith((".", "?", "!")) else 0.1 * end
+    return end * words[-1].confidence if words[-1].text.endswith(FULL_STOPS) else 0.1 * end
+
+
+def _cut_short(transcript: Transcript) -> Transcript:
+    """A decode that found no end, without what it says again."""
+    kept = twice(transcript.tokens)
+    if kept is None:
+        return transcript
+    spare = len(transcript.tokens) - kept
+    return replace(
+        transcript,
+        tokens=transcript.tokens[:kept],
+        probabilities=transcript.probabilities[:kept],
+        attention=transcript.attention[:-spare],
+    )

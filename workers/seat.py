@@ -5,6 +5,7 @@ Pure: entries and hypotheses come in, positions, checkpoints and publications co
 
 from collections import deque
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,14 +23,27 @@ from wire.entries import (
     SessionEvent,
 )
 from wire.errors import EntryError
-from wire.messages import SpeechStarted, Turn, dump
-from workers.recognizer import SlotOptions
+from wire.messages import Silence, SpeechStarted, Turn, dump
+from wire.speech_models import MODELS, Family
+from workers.recognizer import Hypothesis, Observation, SlotOptions
 from workers.turns import Effect, State, TurnRules, TurnTracker
+from workers.words import Word
 
 #: Entries read but not yet fed; more stay in Redis until there is room.
 CROWDED = 256
 #: In silence a checkpoint is written this often, and this far behind what was heard: speech may just be setting in.
 REST_EVERY_MS, REST_MARGIN_MS = 10_000, 1_000
+
+#: Who takes over hears so much again of what has been told, from the beginning of a word on: a model may need what was
+#: said before (`Rules.context_ms`), and its VAD some sound to have its bearings.
+LEAD_MS, LONGEST_LEAD_MS = 4_000, 10_000
+#: The same before silence, for the VAD alone.
+QUIET_LEAD_MS = 1_000
+#: Taking over begins at a whole multiple of this, so that the VAD's hops fall as they fell before.
+LEAD_GRAIN_MS = 32
+
+#: News of what was heard, and of silence, for sessions that asked for them (protocol 4.7, 4.8).
+PULSE_MS = 1_000
 
 _FROM_START = b"0-0"
 
@@ -43,7 +57,9 @@ class Seat:
         self.session = lease.session
         self.params: Mapping[str, Any] = saved.params
         self.cursor = saved.entry_id.encode() or _FROM_START
-        self.position = saved.position  # next sample to feed
+        self.position = saved.position - saved.lead  # next sample to feed
+        #: Until the words before this have been heard again: audio time of the open turn's begin, else None.
+        self.leading_ms = self.ms(saved.position) if saved.lead else None
         self.tracker = TurnTracker(TurnRules.of(saved.params), saved.turn_order, self.ms(saved.position))
         self.flush_asked_s = 0.0
         self._queue: deque[tuple[bytes, AudioEntry]] = deque()
@@ -51,8 +67,15 @@ class Seat:
         self._marks: deque[tuple[int, bytes, Mapping[str, Any]]] = deque()
         # The last entry that is not needed any more, and the parameters by then.
         self._done: tuple[str, Mapping[str, Any]] = (saved.entry_id, saved.params)
-        self._saved_ms = self.origin_ms
+        self._lead_fed = False
+        self._early: list[Word] = []  # of the open turn, settled before the lead was
+        self._saved_ms = self.ms(saved.position)
+        # Where words begin that a lead may begin with.
+        self._origin_ms = self.origin_ms
+        self._begins: deque[int] = deque([self.origin_ms])
         self._sequence = 0
+        self._speech, self._pulse_ms = 0.0, self.origin_ms
+        self._quiet_ms: int | None = None
 
     @staticmethod
     def ms(position: int) -> int:
@@ -66,7 +89,18 @@ class Seat:
     @property
     def options(self) -> SlotOptions:
         """What the model itself has to know."""
-        return SlotOptions(vad_threshold=float(self.params["vad_threshold"]))
+        codes = tuple(self.params.get("language_codes", ()))
+        return SlotOptions(
+            vad_threshold=float(self.params["vad_threshold"]),
+            language=codes[0] if len(codes) == 1 else None,
+            languages=codes if len(codes) > 1 else (),
+            prompt=str(self.params.get("prompt", "")),
+        )
+
+    @property
+    def tells_partials(self) -> bool:
+        """Whether the client wants to see turns before they end."""
+        return bool(self.params.get("include_partial_turns", True))
 
     @property
     def crowded(self) -> bool:
@@ -104,6 +138,28 @@ class Seat:
         """The consumed configuration counts from here on."""
         return self.tracker.configure(TurnRules.of(self.params))
 
+    def lead_heard_to(self) -> int | None:
+        """Once, when all of the lead has been fed: the time up to which its words are to be settled, and forgotten."""
+        if self.leading_ms is None or self._lead_fed or self.ms(self.position) < self.leading_ms:
+            return None
+        self._lead_fed = True
+        return self.leading_ms
+
+    def heard(self, hypothesis: Hypothesis) -> Hypothesis:
+        """What of the hypothesis is new: while the lead is heard again, nothing that was said before its end."""
+        begin_ms, flushed_ms = self.leading_ms, hypothesis.flushed_ms
+        if begin_ms is None:
+            return hypothesis
+        hops = tuple(hop for hop in hypothesis.observations if hop.at_ms > begin_ms)
+        self._early += [word for word in hypothesis.settled if word.start_ms >= begin_ms]
+        if flushed_ms is None or flushed_ms < begin_ms:
+            return Hypothesis(hops)
+        self.leading_ms = None
+        answer = (
+            flushed_ms if flushed_ms > begin_ms else None
+        )  # one that the tracker asked, which took ours along
+        return replace(hypothesis, observations=hops, settled=tuple(self._early), flushed_ms=answer)
+
     def report(self, event: Event, text: str = "") -> Publication:
         """A publication without a message."""
         return Publication(self.lease, (self._event(event, text=text),))
@@ -113,26 +169,58 @@ class Seat:
         event = self._event(Event.MESSAGE, turn.turn_order, turn.end_of_turn, dump(turn))
         if not turn.end_of_turn:
             return Publication(self.lease, (event,))
-        return Publication(self.lease, (event,), self.checkpoint(turn.turn_order + 1, self.tracker.cut_ms))
+        end_ms = self.tracker.cut_ms
+        self._begins.extend(word.start for word in turn.words)
+        while len(self._begins) > 1 and self._begins[1] <= end_ms - LEAD_MS:
+            self._begins.popleft()
+        from_ms = max(self._begins[0], end_ms - LONGEST_LEAD_MS)
+        return Publication(self.lease, (event,), self.checkpoint(turn.turn_order + 1, end_ms, from_ms))
 
     def message(self, started: SpeechStarted) -> Publication:
         """The onset of speech, for pools that tell it."""
         return Publication(self.lease, (self._event(Event.MESSAGE, self.tracker.order, text=dump(started)),))
+
+    def pulses(self, observations: Iterable[Observation]) -> list[Publication]:
+        """What a session that asked for it is told, about once a second of audio: how loud speech was; silence."""
+        told: list[Publication] = []
+        for hop in observations:
+            self._speech = max(self._speech, hop.speech)
+            if hop.at_ms - self._pulse_ms >= PULSE_MS:
+                if self.params.get("session_heartbeat"):
+                    told.append(self.report(Event.HEARD, f"{min(max(self._speech, 0.0), 1.0):.4f}"))
+                self._speech, self._pulse_ms = 0.0, hop.at_ms
+            told += self._silence(hop.at_ms)
+        return told
+
+    def _silence(self, at_ms: int) -> list[Publication]:
+        model = MODELS.get(self.params.get("speech_model", ""))
+        wanted = self.params.get("acknowledge_silence") and model is not None and model.family is Family.U3
+        if not wanted or self.tracker.state is not State.LISTENING:
+            self._quiet_ms = None
+            return []
+        start_ms = self._quiet_ms if self._quiet_ms is not None else at_ms
+        if at_ms - start_ms < PULSE_MS:
+            self._quiet_ms = start_ms
+            return []
+        self._quiet_ms = at_ms
+        return [Publication(self.lease, (self._event(Event.MESSAGE, text=dump(Silence(start_ms, at_ms))),))]
 
     def rest(self, heard_ms: int) -> Publication | None:
         """A checkpoint in silence, now and then, so that the log of a quiet session does not grow for ever."""
         at_ms = heard_ms - REST_MARGIN_MS
         if self.tracker.state is not State.LISTENING or at_ms - self._saved_ms < REST_EVERY_MS:
             return None
-        return Publication(self.lease, (), self.checkpoint(self.tracker.order, at_ms))
+        return Publication(self.lease, (), self.checkpoint(self.tracker.order, at_ms, at_ms - QUIET_LEAD_MS))
 
-    def checkpoint(self, turn_order: int, at_ms: int) -> Checkpoint:
-        """Everything before `at_ms` is done with."""
+    def checkpoint(self, turn_order: int, at_ms: int, from_ms: int) -> Checkpoint:
+        """Everything before `at_ms` has been told; what comes after `from_ms` will be heard again, or a little more."""
         self._saved_ms, position = at_ms, at_ms * SAMPLE_RATE // 1000
-        while self._marks and self._marks[0][0] <= position:
+        from_ms = max(self._origin_ms, min(from_ms, at_ms) // LEAD_GRAIN_MS * LEAD_GRAIN_MS)
+        first = min(position, from_ms * SAMPLE_RATE // 1000)
+        while self._marks and self._marks[0][0] <= first:
             _, entry_id, params = self._marks.popleft()
             self._done = (entry_id.decode(), params)
-        return Checkpoint(turn_order, position, self._done[0], dict(self._done[1]))
+        return Checkpoint(turn_order, position, self._done[0], dict(self._done[1]), position - first)
 
     def _event(self, event: Event, turn_order: int = -1, final: bool = False, text: str = "") -> SessionEvent:
         number, self._sequence = self._sequence, self._sequence + 1

@@ -4,9 +4,12 @@ import socket
 import uuid
 from typing import Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, field_validator
 
 from wire.service import ServiceSettings
+
+#: What a pool serves unless its operator names something else: embedded models.
+MODELS = {"english": "moonshine-tiny-en", "multilang": "whisper-base"}
 
 
 class WorkerSettings(ServiceSettings):
@@ -24,7 +27,8 @@ class WorkerSettings(ServiceSettings):
         description="Sessions served at once (rows of the batch).",
     )
     model: str = Field(
-        "moonshine-tiny-en", description="Weights: an embedded model's name, a local folder, or a Hub id."
+        "",
+        description="Weights: an embedded model's name, a local folder, or a Hub id; empty takes the pool's own.",
     )
     vad: str = Field(
         "silero-vad", description="Voice activity weights: an embedded model's name or a local folder."
@@ -38,7 +42,12 @@ class WorkerSettings(ServiceSettings):
         ge=0,
         description="Threads of the model on a CPU; 0 takes half the cores and leaves the rest to the other services.",
     )
-    partial_ms: int = Field(480, ge=100, le=5000, description="Audio between two partials of a turn, in ms.")
+    partial_ms: int = Field(
+        0,
+        ge=0,
+        le=5000,
+        description="Audio between two partials of a turn, in ms, from 100 on; 0 takes what suits the pool's model.",
+    )
     step_ms: int = Field(
         40,
         ge=5,
@@ -57,3 +66,14 @@ class WorkerSettings(ServiceSettings):
     drain_grace_s: float = Field(
         30.0, ge=0, description="On SIGTERM, seconds to let sessions end before they go to another worker."
     )
+
+    @field_validator("partial_ms")
+    @classmethod
+    def _bounded(cls, value: int) -> int:
+        if 0 < value < 100:
+            raise ValueError("must be 0, or 100 to 5000")
+        return value
+
+    def model_of(self, pool: str) -> str:
+        """The model reference that a worker of this pool serves. KeyError for an unknown pool without a model."""
+        return self.model or MODELS[pool]

@@ -32,7 +32,7 @@ class Owner:
 
 @dataclass(frozen=True)
 class Plan:
-    """One step to run. `owners` by slot; None where the batch holds nothing for the slot."""
+    """One step to run. `owners` by slot: whose state the row is; None where nobody's first row has gone out yet."""
 
     batch: Batch
     owners: tuple[Owner | None, ...]
@@ -52,7 +52,7 @@ class _Seat:
     fresh: bool = True
     flush_ms: int = NO_FLUSH  # asked, not yet in a plan
     awaited_ms: int = NO_FLUSH  # in a plan, not yet answered
-    out: int = 0  # plans out in which it has a row
+    out: int = 0  # plans out that may tell something about it
 
 
 class _Arrays:
@@ -164,16 +164,17 @@ class Slots:
 
     # ---- steps
 
-    def plan(self) -> Plan | None:
-        """The next step, or None if no slot has anything to do.
+    def plan(self, behind: bool = False) -> Plan | None:
+        """The next step, or None if no slot has anything to do; `behind`: the recognizer has, even without audio.
 
         A slot takes part with a full chunk; with less where a cut or a flush asks for it; and with no samples at all
-        while a flush is unanswered, so that the model can go on without new audio. The plan's arrays are its own until
-        the plan after the next is made. Raises RuntimeError if two plans are out.
+        while a flush is unanswered, so that the model can go on without new audio. Any other slot that has had a row
+        may be told something, too: what was due before and found no room. The plan's arrays are its own until the
+        plan after the next is made. Raises RuntimeError if two plans are out.
         """
         if len(self._out) == len(self._arrays):
             raise RuntimeError("two plans are out already: deliver the first")
-        if not any(self._due(seat) for seat in self._seats.values()):
+        if not behind and not any(self._due(seat) for seat in self._seats.values()):
             return None
         arrays = self._arrays[0]
         self._arrays = (self._arrays[1], arrays)
@@ -182,8 +183,10 @@ class Slots:
         options: dict[int, SlotOptions] = {}
         for seat in self._seats.values():
             if self._due(seat):
-                rows[seat.slot] = seat
                 self._fill(seat, arrays, options)
+            if not seat.fresh:
+                rows[seat.slot] = seat
+                seat.out += 1
         batch = Batch(arrays.audio, arrays.samples, arrays.reset, arrays.origin_ms, arrays.flush_ms, options)
         plan = Plan(batch, tuple(seat.owner if seat else None for seat in rows))
         self._out.append((plan, tuple(rows)))
@@ -196,7 +199,6 @@ class Slots:
 
     def _fill(self, seat: _Seat, arrays: _Arrays, options: dict[int, SlotOptions]) -> None:
         slot = seat.slot
-        seat.out += 1
         arrays.samples[slot] = self._take(seat, arrays.audio[slot])
         if seat.fresh:
             arrays.reset[slot], arrays.origin_ms[slot] = True, seat.origin_ms

@@ -25,8 +25,9 @@ from itertools import pairwise
 from wire.messages import SpeechStarted, Turn
 from wire.messages import Word as TurnWord
 from workers.endpointing import MIN_SPEECH_MS, Moment, OpenTurn, Pause, Span, SpeechGate, TurnRules, end_ms
+from workers.profanity import masked
 from workers.recognizer import Hypothesis
-from workers.words import Word, unformatted
+from workers.words import Word, join, unformatted
 
 __all__ = ["Effect", "Finished", "Flush", "SpeechStarted", "State", "Turn", "TurnRules", "TurnTracker"]
 
@@ -108,6 +109,8 @@ class _Told:
     tail: tuple[Word, ...] | None
     heard_ms: int
     confidence: float
+    language: str | None = None
+    language_confidence: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ class TurnTracker:
         return self._put(_Force(at_ms))
 
     def configure(self, rules: TurnRules) -> list[Effect]:
-        """New rules from here on. Whether a turn is formatted is settled by its first message."""
+        """New rules from here on. Whether a turn is formatted, or masked, is settled by its first message."""
         self._gate.threshold = rules.vad_threshold
         return self._put(rules)
 
@@ -191,7 +194,14 @@ class TurnTracker:
             return list(spans)
         self._known_ms = max(self._known_ms, hypothesis.heard_ms)
         confidence = min(max(0.0, hypothesis.end_of_turn), 1.0)  # in this order NaN becomes 0
-        told = _Told(hypothesis.settled, hypothesis.tail, hypothesis.heard_ms, confidence)
+        told = _Told(
+            hypothesis.settled,
+            hypothesis.tail,
+            hypothesis.heard_ms,
+            confidence,
+            hypothesis.language,
+            hypothesis.language_confidence,
+        )
         before = [span for span in spans if span.end_ms <= told.heard_ms]
         return [*before, told, *spans[len(before) :]]
 
@@ -260,6 +270,7 @@ class TurnTracker:
         elif told.settled:
             turn.tail = tuple(word for word in turn.tail if word.start_ms >= told.settled[-1].end_ms)
         turn.confidence, turn.heard_ms = told.confidence, max(turn.heard_ms, told.heard_ms)
+        self._hear_language(told)
         running = turn.pauses[-1:] if self.state is State.TRAILING else []
         closed = turn.pauses[: len(turn.pauses) - len(running)]
         turn.pauses = [pause for pause in closed if pause.until_ms >= turn.heard_ms] + running
@@ -268,6 +279,12 @@ class TurnTracker:
                 turn.onset_ms = turn.words[0].start_ms
             self._move(Move.WORDS)
         return bool(told.settled) or self._pending() != turn.pending
+
+    def _hear_language(self, told: _Told) -> None:
+        """A language that the client gave is told as certain: nobody listened for another."""
+        if told.language is not None:
+            self._turn.language = told.language
+            self._turn.language_confidence = told.language_confidence or 1.0
 
     # ---- decisions
 
@@ -335,25 +352,30 @@ class TurnTracker:
         tail = tuple(word for word in (tails[-1] if tails else self._turn.tail) if word.start_ms >= floor_ms)
         if not settled[count:] and not tail:
             self._turn.confidence = told[-1].confidence
+        for item in told:
+            self._hear_language(item)
         left = count
         for place, item in zip(places, told, strict=True):
             rest = item.settled[left:]
             left = max(0, left - len(item.settled))
-            self._queue[place] = replace(item, settled=rest, tail=tail if place == places[-1] else None)
+            kept = replace(item, settled=rest, tail=tail if place == places[-1] else None)
+            self._queue[place] = replace(kept, language=None)  # it was the ended turn's
         return settled[:count]
 
     # ---- messages
 
     def _text(self, word: Word) -> str:
         turn = self._turn
-        turn.formatted = self._rules.format_turns if turn.formatted is None else turn.formatted
-        return word.text if turn.formatted else unformatted(word.text)
+        if turn.formatted is None:
+            turn.formatted, turn.masking = self._rules.format_turns, self._rules.filter_profanity
+        text = word.text if turn.formatted else unformatted(word.text)
+        return masked(text) if turn.masking else text
 
     def _pending(self) -> str | None:
         return self._text(self._turn.tail[0]) if self._turn.tail else None
 
     def _join(self, words: Iterable[Word]) -> str:
-        return " ".join(map(self._text, words))
+        return join([*map(self._text, words)])
 
     def _utterance(self) -> str:
         """The words of the utterance that just ended: those not told in an earlier one, the tail included.
@@ -391,15 +413,29 @@ class TurnTracker:
         self.order += 1
         return effects
 
+    def _language(self, *, told: bool) -> tuple[str | None, float | None]:
+        """Code and confidence, where the protocol has them (4.3) and the client wants them."""
+        turn = self._turn
+        if not told or not self._rules.language_detection or turn.language is None:
+            return None, None
+        return turn.language, turn.language_confidence
+
     def _word(self, word: Word, final: bool) -> TurnWord:
         return TurnWord(word.start_ms, word.end_ms, self._text(word), word.confidence, final)
 
     def _message(self, words: list[TurnWord], utterance: str, *, end_of_turn: bool) -> list[Effect]:
         turn = self._turn
-        transcript = " ".join(word.text for word in words if word.word_is_final)
+        transcript = join([word.text for word in words if word.word_is_final])
         formatted = self._rules.format_turns if turn.formatted is None else turn.formatted
         message = Turn(
-            self.order, formatted, end_of_turn, transcript, turn.confidence, tuple(words), utterance
+            self.order,
+            formatted,
+            end_of_turn,
+            transcript,
+            turn.confidence,
+            tuple(words),
+            utterance,
+            *self._language(told=end_of_turn or bool(utterance)),
         )
         if turn.started or not self._rules.started_messages:
             return [message]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.language import Belief
 from workers.recognizer import NO_FLUSH, SlotOptions
 from workers.words import MIN_WORD_MS, Word
 
@@ -47,6 +48,8 @@ class Window:
     end_of_turn: float = 0.0
     context: int = 0  # words at the front of the prefix that belong to the turn before
     turn_from: int = 0  # where the open turn begins
+    belief: Belief = field(default_factory=Belief)  # which language the open turn is in
+    before: tuple[int, ...] = ()  # tokens of the options' prompt
     _audio: NDArray[np.float32] = field(default_factory=lambda: np.zeros(16_000, np.float32))
     _length: int = 0
 
@@ -123,6 +126,8 @@ class Window:
             if end < silent <= follows:
                 end = silent
             mended.append(replace(word, start_ms=start, end_ms=end))
+        if len(mended) > 1 and mended[0].end_ms > mended[1].start_ms:
+            mended[0] = words[0]  # the next one did not move after all
         return mended
 
     def settle(self, count: int) -> tuple[Word, ...]:
@@ -157,6 +162,7 @@ class Window:
         self.tail.clear()
         self.tail_tokens.clear()
         self.flush_ms, self.end_of_turn = NO_FLUSH, 0.0
+        self.belief.finish()
         self.decoded_to = self.turn_from
         self.onset = max(self.onset, self.turn_from)
         if self.last_speech <= self.turn_from:

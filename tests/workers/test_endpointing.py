@@ -43,11 +43,11 @@ def spans(probabilities, threshold=0.4, hop=HOP, at_ms=0):
 def test_rules_come_from_the_session_parameters():
     asked = {"vad_threshold": 0.3, "min_turn_silence": 160, "max_turn_silence": 400, "format_turns": True}
     params = SessionParams().updated({**asked, "end_of_turn_confidence_threshold": 0.7})
-    assert TurnRules.of(params.model_dump()) == TurnRules(0.3, 160, 400, 0.7, format_turns=True)
+    assert TurnRules.of(params.for_worker()) == TurnRules(0.3, 160, 400, 0.7, format_turns=True)
 
 
 def test_rules_of_no_parameters_are_the_defaults():
-    assert TurnRules.of(SessionParams().model_dump()) == RULES
+    assert TurnRules.of(SessionParams().for_worker()) == RULES
 
 
 def test_a_missing_parameter_is_noticed():

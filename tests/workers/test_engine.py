@@ -31,7 +31,7 @@ from workers.words import Word
 
 HOP = 512
 HOP_MS = 32
-PARAMS = SessionParams().model_dump()
+PARAMS = SessionParams().for_worker()
 POOL = "english"
 NODE = "node-1"
 
@@ -72,6 +72,7 @@ class ScriptedRecognizer:
     def __init__(self, slots: int = 4, fails: int = -1, crashes: int = -1) -> None:
         self.spec = Spec("scripted", "none", slots, chunk_samples=2 * HOP, hop_ms=HOP_MS)
         self.fails, self.crashes = fails, crashes
+        self.behind = False
         self.gate = threading.Event()
         self.gate.set()
         self.options: list[SlotOptions] = []
@@ -255,7 +256,7 @@ async def housed(redis_url: str, keys: Keys, wait_until: Any) -> AsyncIterator[H
             namespace=keys.namespace,
             probe_port=0,
             worker=name,
-            **{"step_ms": 5, "lease_s": 0.5, "report_s": 0.1, "drain_grace_s": 0.0, **options},
+            **{"step_ms": 5, "lease_s": 10.0, "report_s": 0.1, "drain_grace_s": 0.0, **options},
         )
         recognizer = recognizer or ScriptedRecognizer()
         bus, drain, joined = Bus(redis_url, keys), asyncio.Event(), asyncio.Event()
@@ -600,13 +601,13 @@ def test_a_broken_model_gives_every_session_back_and_the_next_worker_goes_on(pla
 def test_a_silent_workers_session_is_taken_over(play: Play) -> None:
     async def scenario(house: House) -> None:
         desk = house.desk
-        first = await house.hire("first")
+        first = await house.hire("first", lease_s=0.5)
         await desk.open("s")
         await two_turns(desk, "s")
         await desk.until(lambda: desk.finals("s"))
         first.engine._leaving = nothing  # type: ignore[method-assign]  # as if killed
         first.task.cancel()
-        await house.hire("second")
+        await house.hire("second", lease_s=0.5)
         await desk.until(lambda: house.owner() == ["second"])
         await desk.order("s", Order.TERMINATE)
         await desk.ended("s")
@@ -639,7 +640,7 @@ def test_a_worker_that_lost_a_lease_falls_silent(play: Play) -> None:
             idle=60_000,
             justid=True,
         )
-        await house.hire("second")
+        await house.hire("second", lease_s=0.5)
         await desk.until(lambda: (1, "w2") in desk.finals("s"))
         first.recognizer.gate.set()
         await desk.until(lambda: not first.engine._seats)
@@ -713,7 +714,7 @@ def test_the_end_is_told_by_the_next_worker_if_this_one_dies_before_telling_it(p
         await desk.order("s", Order.TERMINATE)
         assert "dies here" in repr(await first.over())
         assert desk.finals("s") == [(0, "w1")]
-        await house.hire("second")
+        await house.hire("second", lease_s=0.5)
         await desk.ended("s")
         assert desk.finals("s") == [(0, "w1")]
 

@@ -17,10 +17,10 @@ from wire.service import Probe
 from wire.streams import Bus
 from workers import checkpoints
 from workers.entry import POOLS, serve
-from workers.settings import WorkerSettings
+from workers.settings import MODELS, WorkerSettings
 
 DATA = Path(__file__).parents[1] / "data"
-PARAMS = SessionParams().model_dump()
+PARAMS = SessionParams().for_worker()
 
 
 def page(redis_url: str, keys: Keys, **options: Any) -> WorkerSettings:
@@ -34,10 +34,12 @@ def probe() -> Probe:
 
 
 @pytest.mark.weights
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("pool", POOLS)
 def test_a_session_is_served_from_the_weights_to_the_drain(
-    redis_url: str, keys: Keys, bus: Bus, run: Callable[..., Any], wait_until: Any, probe: Probe
+    redis_url: str, keys: Keys, bus: Bus, run: Callable[..., Any], wait_until: Any, probe: Probe, pool: str
 ) -> None:
-    checkpoints.fetch("moonshine-tiny-en")
+    checkpoints.fetch(MODELS[pool])
     checkpoints.fetch("silero-vad")
     told: list[SessionEvent] = []
     pcm = soundfile.read(DATA / "hello_world.wav", dtype="int16")[0].tobytes()
@@ -50,9 +52,9 @@ def test_a_session_is_served_from_the_weights_to_the_drain(
         drain = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             listening = tasks.create_task(listen())
-            serving = tasks.create_task(serve("english", page(redis_url, keys), drain, probe))
+            serving = tasks.create_task(serve(pool, page(redis_url, keys), drain, probe))
             await wait_until(lambda: probe.ready, within_s=40)
-            await bus.offer(Offer("s", "node", "english", PARAMS))
+            await bus.offer(Offer("s", "node", pool, PARAMS))
             frames = [AudioFrame(at // 2, pcm[at : at + 3200]) for at in range(0, len(pcm), 3200)]
             await bus.append([("s", frame) for frame in frames])
             await bus.append([("s", Control(Order.TERMINATE, len(pcm) // 2))])
@@ -70,7 +72,7 @@ def test_a_session_is_served_from_the_weights_to_the_drain(
 def test_an_unknown_pool_is_the_operators_fault(
     redis_url: str, keys: Keys, run: Callable[..., Any], probe: Probe
 ) -> None:
-    with pytest.raises(SettingsError, match="there are: english"):
+    with pytest.raises(SettingsError, match="there are: english, multilang"):
         run(serve("klingon", page(redis_url, keys), asyncio.Event(), probe))
     assert "english" in POOLS
 
@@ -89,13 +91,14 @@ def test_missing_weights_are_named_with_what_to_run(
     assert not probe.ready
 
 
+@pytest.mark.parametrize("pool", POOLS)
 def test_weights_of_another_kind_are_refused(
-    redis_url: str, keys: Keys, run: Callable[..., Any], probe: Probe, tmp_path: Path
+    redis_url: str, keys: Keys, run: Callable[..., Any], probe: Probe, tmp_path: Path, pool: str
 ) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "whisper"}')
+    (tmp_path / "config.json").write_text('{"model_type": "kaldi"}')
     (tmp_path / "model.safetensors").write_bytes(checkpoints.safetensors_file({}))
     (tmp_path / "tokenizer.json").write_text(
         '{"model": {"type": "BPE", "byte_fallback": true, "vocab": {"a": 0}}}'
     )
     with pytest.raises(WeightsError):
-        run(serve("english", page(redis_url, keys, model=str(tmp_path)), asyncio.Event(), probe))
+        run(serve(pool, page(redis_url, keys, model=str(tmp_path)), asyncio.Event(), probe))

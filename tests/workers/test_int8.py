@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from workers.int8 import LOSSLESS, Int8Linear, supported
+from workers.int8 import LOSSLESS, Int8Linear, chosen, supported
 
 pytestmark = pytest.mark.skipif(not supported(), reason="this processor has no 8-bit dot products")
 
@@ -59,3 +59,11 @@ def test_other_weights_get_a_scale_for_each_output() -> None:
 def test_silence_is_no_trouble() -> None:
     layer = Int8Linear(torch.randn(8, 16), None)
     assert torch.equal(layer(torch.zeros(3, 16)), torch.zeros(3, 8))
+
+
+def test_auto_takes_8_bits_where_they_are_fast() -> None:
+    assert (chosen("int8"), chosen("float32"), chosen("auto")) == (
+        True,
+        False,
+        True,
+    )  # skipped where they are not

@@ -13,7 +13,7 @@ from wire.streams import Bus
 from workers.pool import Pool
 
 POOL = "english"
-PARAMS = SessionParams().model_dump()
+PARAMS = SessionParams().for_worker()
 Run = Callable[..., Any]
 
 

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workers import checkpoints
-from workers.drafting import Task, transcribe
+from workers.drafting import Task, Transcript, transcribe
+from workers.models.decoder import Opening
 from workers.models.moonshine import Moonshine, MoonshineConfig, fused
 from workers.recognizer import NO_FLUSH, Batch, Hypothesis, SlotOptions, Spec
-from workers.redecode import Redecoder, Rules, end_of_turn
+from workers.redecode import Redecoder, Rules, _cut_short, end_of_turn
 from workers.vad import HOP, SileroVAD
 from workers.words import Word, join
 
@@ -55,7 +56,7 @@ class Heard:
 
     @property
     def text(self) -> str:
-        return join(self.settled)
+        return join([word.text for word in self.settled])
 
 
 class Listener:
@@ -124,7 +125,7 @@ class Listener:
             assert 0.0 <= word.confidence <= 1.0
         assert all(a.start_ms <= b.start_ms for a, b in pairwise(words))
         if news.settled or news.tail:
-            heard.partials.append((news.heard_ms, join(words)))
+            heard.partials.append((news.heard_ms, join([word.text for word in words])))
         if news.flushed_ms is not None:
             floor = heard.flushes[-1] if heard.flushes else 0
             assert news.flushed_ms >= floor
@@ -316,7 +317,7 @@ def test_a_flush_in_the_past_loses_and_doubles_nothing_after_it(recognizer: Rede
             listener.flush(0, at_ms)
             asked = True
     heard = listener.finish(0)
-    assert plain(join(heard.settled[:2])) == "hello world"
+    assert plain(join([word.text for word in heard.settled[:2]])) == "hello world"
     assert wrong("hello world " + TRANSCRIPTS["quick_brown_fox.wav"], heard.text) <= 0.1
 
 
@@ -469,6 +470,27 @@ def test_no_slot_starves(weights: Weights) -> None:
         assert wrong(TRANSCRIPTS["quick_brown_fox.wav"], listener.finish(slot).text) <= 0.12
 
 
+def test_what_found_no_room_is_done_without_new_audio(weights: Weights) -> None:
+    hurried = weights.redecoder(rules=replace(Rules(), budget_ms=1))
+    listener = Listener(hurried)
+    for chunk in chunks(clip("quick_brown_fox.wav")[: CHUNK * 20]):
+        listener.step(dict.fromkeys(range(SLOTS), chunk))
+    for _ in range(SLOTS):
+        if hurried.behind:
+            listener.step({})
+    assert not hurried.behind
+    newest = [heard.partials[-1][0] for heard in listener.heard]
+    assert all(heard_ms >= listener.fed[0] // 16 - Rules.partial_ms for heard_ms in newest)
+
+
+def test_the_last_sound_is_heard_to_its_end(recognizer: Redecoder) -> None:
+    """However a partial falls: one that ends just where the speech does would miss «ten»."""
+    audio = clip("counting.wav")
+    for lead in range(0, 480, 96):
+        heard = listen(recognizer, np.concatenate([np.zeros(lead * 16, np.float32), audio]))
+        assert plain(heard.text).endswith("nine ten")
+
+
 def test_a_deaf_threshold_hears_nothing(recognizer: Redecoder) -> None:
     listener, options = Listener(recognizer), {0: SlotOptions(vad_threshold=1.0)}
     for chunk in chunks(clip("hello_world.wav")):
@@ -490,6 +512,7 @@ def test_belief_that_the_turn_is_over_asks_for_a_closed_sentence() -> None:
     assert end_of_turn([], 1.0) == 0.0
     assert end_of_turn(words("Yes."), 1.0) == pytest.approx(0.8)
     assert end_of_turn(words("Really?"), 0.5) == pytest.approx(0.4)
+    assert end_of_turn(words("好。"), 1.0) == end_of_turn(words("है।"), 1.0) == pytest.approx(0.8)
     assert end_of_turn(words("and", "then"), 1.0) == pytest.approx(0.1)
 
 
@@ -497,3 +520,64 @@ def test_warming_up_leaves_no_trace(recognizer: Redecoder) -> None:
     before = listen(recognizer, clip("hello_world.wav")).settled
     recognizer.warm_up()
     assert listen(recognizer, clip("hello_world.wav")).settled == before
+
+
+# --------------------------------------------------------------------------------------------------------------
+# decodes that went wrong, windows that are too long
+
+
+class Short(Moonshine):
+    """Takes four seconds at most."""
+
+    max_samples = 4 * 16_000
+
+    def encode(self, audio: Tensor, samples: Tensor) -> Tensor:
+        assert audio.shape[1] <= self.max_samples
+        return super().encode(audio, samples)
+
+
+def test_what_is_longer_than_the_model_takes_is_heard_in_pieces(weights: Weights) -> None:
+    rules = replace(Rules(), window_ms=2_000, keep_ms=500, limit_ms=3_000, context_ms=0)
+    recognizer, audio = weights.redecoder(Short, rules), clip("season_of_light.wav")
+    rows = np.zeros((SLOTS, len(audio)), np.float32)
+    rows[1] = audio
+    one = np.arange(SLOTS) == 1
+    flush = np.where(one, len(audio) // 16, NO_FLUSH)
+    batch = Batch(rows, np.where(one, len(audio), 0), one, np.zeros(SLOTS, np.int64), flush)
+    settled, nothing = list[Word](), np.zeros(SLOTS, np.int64)
+    for _ in range(40):
+        news = recognizer.step(batch)[1]
+        if news is not None:
+            settled += news.settled
+            if news.flushed_ms is not None:
+                break
+        quiet = np.full(SLOTS, NO_FLUSH)
+        batch = Batch(np.zeros((SLOTS, CHUNK), np.float32), nothing, one & ~one, nothing, quiet)
+    else:
+        raise AssertionError("the flush was never answered")
+    found = plain(join([word.text for word in settled])).split()
+    places = [found.index(said) for said in ("light", "darkness", "hope", "winter", "despair")]
+    assert places == sorted(places)
+
+
+def transcript(probability: float, silence: float = 0.0, end: float = 1.0) -> Transcript:
+    tokens = [*range(10), *range(10)]
+    attention = np.zeros((22, 4), np.float32)  # two tokens stood before
+    opening = Opening((1,), silence=silence)
+    return Transcript(tokens, np.full(20, probability, np.float32), attention, end, opening)
+
+
+def test_words_that_the_model_hardly_believes_are_noise(weights: Weights) -> None:
+    recognizer = weights.redecoder(rules=replace(Rules(), silence=0.4, doubt=0.3, nonsense=0.1))
+    noise = {(p, s): recognizer._is_noise(transcript(p, s)) for p in (0.05, 0.2, 0.9) for s in (0.1, 0.8)}
+    assert [pair for pair, is_noise in noise.items() if is_noise] == [(0.05, 0.1), (0.05, 0.8), (0.2, 0.8)]
+    assert not weights.redecoder()._is_noise(transcript(0.01, 0.99))  # Moonshine tells no silence: not asked
+
+
+def test_a_decode_without_an_end_is_cut_where_it_repeats_itself() -> None:
+    cut = _cut_short(transcript(0.5, end=0.0))
+    assert cut.tokens == list(range(10))
+    assert len(cut.probabilities) == 10
+    assert len(cut.attention) == 12
+    whole = replace(transcript(0.5), tokens=list(range(20)))
+    assert _cut_short(whole) is whole

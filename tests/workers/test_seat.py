@@ -1,6 +1,7 @@
 """What a worker knows of one session: order of the log, places in it, checkpoints that lose nothing."""
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,22 @@ from hypothesis import strategies as st
 from wire.entries import AudioEntry, AudioFrame, Checkpoint, Control, Event, Lease, Offer, Order
 from wire.errors import EntryError
 from wire.messages import SpeechStarted, Turn
+from wire.messages import Word as TurnWord
 from wire.params import SessionParams
-from workers.seat import CROWDED, REST_EVERY_MS, REST_MARGIN_MS, Seat, refusal
+from workers.recognizer import Hypothesis, Observation
+from workers.seat import (
+    CROWDED,
+    LEAD_GRAIN_MS,
+    LONGEST_LEAD_MS,
+    QUIET_LEAD_MS,
+    REST_EVERY_MS,
+    REST_MARGIN_MS,
+    Seat,
+    refusal,
+)
+from workers.words import Word
 
-PARAMS = SessionParams().model_dump()
+PARAMS = SessionParams().for_worker()
 MS = 16
 
 
@@ -51,6 +64,15 @@ def test_a_new_session_begins_at_the_beginning() -> None:
     seat = Seat(lease())
     assert (seat.cursor, seat.position, seat.origin_ms, seat.tracker.order) == (b"0-0", 0, 0, 0)
     assert seat.options.vad_threshold == PARAMS["vad_threshold"]
+
+
+@pytest.mark.parametrize(
+    "codes,language,languages",
+    [([], None, ()), (["fr"], "fr", ()), (["fr", "en"], None, ("fr", "en"))],
+)
+def test_the_model_is_told_which_languages_may_be_spoken(codes, language, languages) -> None:
+    options = Seat(lease(params=PARAMS | {"language_codes": codes, "prompt": "Anna"})).options
+    assert (options.language, options.languages, options.prompt) == (language, languages, "Anna")
 
 
 def test_a_resumed_session_begins_at_the_checkpoint_with_its_parameters() -> None:
@@ -142,28 +164,71 @@ def test_a_session_that_cannot_be_seated_is_told_so() -> None:
 
 def test_a_checkpoint_keeps_the_entry_in_which_it_falls() -> None:
     seat = seated(frame(0), frame(100), frame(200))
-    assert seat.checkpoint(1, 150) == Checkpoint(1, 150 * MS, "1-0", PARAMS)
-    assert seat.checkpoint(2, 200) == Checkpoint(2, 200 * MS, "2-0", PARAMS)
-    assert seat.checkpoint(2, 250).entry_id == "2-0"
+    assert seat.checkpoint(1, 160, 160) == Checkpoint(1, 160 * MS, "1-0", PARAMS)
+    assert seat.checkpoint(2, 224, 224) == Checkpoint(2, 224 * MS, "2-0", PARAMS)
+    assert seat.checkpoint(2, 256, 256).entry_id == "2-0"
+
+
+def test_a_lead_begins_at_a_hop_and_never_before_the_seat_itself() -> None:
+    seat = seated(frame(0), frame(100), frame(200))
+    assert seat.checkpoint(1, 250, 210) == Checkpoint(1, 250 * MS, "1-0", PARAMS, (250 - 192) * MS)
+    resumed = seated(frame(1600, 400), checkpoint=Checkpoint(1, 1700 * MS, "7-1", PARAMS, 100 * MS))
+    assert resumed.position == 2000 * MS
+    assert resumed.checkpoint(2, 1900, 1000) == Checkpoint(2, 1900 * MS, "7-1", PARAMS, 300 * MS)
+
+
+def test_a_final_s_lead_begins_with_a_word_at_least_so_long_before() -> None:
+    seat = seated(frame(0, 20_000))
+    for order, end_ms, starts in ((0, 3_000, (320, 1_600)), (1, 8_000, (3_200, 3_840, 6_400))):
+        seat.tracker.cut_ms = end_ms
+        words = tuple(TurnWord(start, start + 100, "word", 1.0, True) for start in starts)
+        saved = seat.publication(Turn(order, True, True, "words", 1.0, words, "")).checkpoint
+        assert saved is not None
+        lead_from = (saved.position - saved.lead) // MS
+        assert lead_from == (0 if order == 0 else 3_840)
+    seat.tracker.cut_ms = 19_000
+    saved = seat.publication(Turn(2, True, True, "words", 1.0, words, "")).checkpoint
+    assert saved is not None
+    assert saved.lead <= (LONGEST_LEAD_MS + LEAD_GRAIN_MS) * MS
+
+
+def test_what_is_heard_again_is_not_told_again_and_nothing_new_is_lost() -> None:
+    seat = seated(frame(0, 3_000), checkpoint=Checkpoint(1, 2_000 * MS, "", PARAMS, 1_000 * MS))
+    assert seat.tracker.cut_ms == 2_000
+    assert seat.lead_heard_to() == 2_000
+    assert seat.lead_heard_to() is None
+    old, new, last = (Word(str(start), start, start + 50, 0.9) for start in (1_500, 2_100, 2_300))
+    before = seat.heard(Hypothesis((Observation(1_984, 0.9), Observation(2_016, 0.9)), (old, new), (last,)))
+    assert before == Hypothesis((Observation(2_016, 0.9),))
+    after = seat.heard(Hypothesis((), (last,), (), flushed_ms=2_000, heard_ms=2_500))
+    assert after == Hypothesis((), (new, last), (), heard_ms=2_500)
+    later = Hypothesis((), (old,), (), flushed_ms=2_600, heard_ms=2_700)
+    assert seat.heard(later) is later
+
+
+def test_an_answer_to_the_tracker_ends_the_lead_as_well() -> None:
+    seat = seated(frame(0, 3_000), checkpoint=Checkpoint(1, 2_000 * MS, "", PARAMS, 1_000 * MS))
+    answer = Hypothesis((), (), (), flushed_ms=2_800, heard_ms=2_900)
+    assert seat.heard(answer) == answer
 
 
 def test_a_checkpoint_before_the_first_entrys_end_needs_everything() -> None:
-    assert seated(frame(0)).checkpoint(1, 50).entry_id == ""
+    assert seated(frame(0)).checkpoint(1, 50, 50).entry_id == ""
     resumed = seated(frame(1600), checkpoint=Checkpoint(1, 1600 * MS, "7-1", PARAMS))
-    assert resumed.checkpoint(2, 1650).entry_id == "7-1"
+    assert resumed.checkpoint(2, 1650, 1650).entry_id == "7-1"
 
 
 def test_a_checkpoint_holds_the_parameters_of_its_place() -> None:
     change = Control(Order.CONFIGURE, 200 * MS, PARAMS | {"min_turn_silence": 77})
     seat = seated(frame(0), frame(100), change, frame(200))
     assert seat.params["min_turn_silence"] == 77
-    assert seat.checkpoint(1, 150).params == PARAMS
-    assert seat.checkpoint(1, 200).params["min_turn_silence"] == 77
+    assert seat.checkpoint(1, 150, 150).params == PARAMS
+    assert seat.checkpoint(1, 224, 224).params["min_turn_silence"] == 77
 
 
 def test_the_order_to_end_is_needed_to_the_end() -> None:
-    seat = seated(frame(0), Control(Order.TERMINATE, 100 * MS))
-    assert seat.checkpoint(1, 100).entry_id == "1-0"
+    seat = seated(frame(0, 128), Control(Order.TERMINATE, 128 * MS))
+    assert seat.checkpoint(1, 128, 128).entry_id == "1-0"
 
 
 def test_silence_is_checkpointed_now_and_then_and_never_speech_that_sets_in() -> None:
@@ -172,16 +237,18 @@ def test_silence_is_checkpointed_now_and_then_and_never_speech_that_sets_in() ->
     rest = seat.rest(REST_EVERY_MS + REST_MARGIN_MS)
     assert rest is not None
     assert rest.events == ()
-    assert rest.checkpoint == Checkpoint(0, REST_EVERY_MS * MS, "1-0", PARAMS)
+    lead_ms = QUIET_LEAD_MS + (REST_EVERY_MS - QUIET_LEAD_MS) % LEAD_GRAIN_MS
+    assert rest.checkpoint == Checkpoint(0, REST_EVERY_MS * MS, "1-0", PARAMS, lead_ms * MS)
     assert seat.rest(REST_EVERY_MS + REST_MARGIN_MS) is None
 
 
 @given(
     st.lists(st.tuples(st.sampled_from(["audio", "order"]), st.integers(1, 300)), min_size=1, max_size=15),
     st.lists(st.integers(0, 4000), min_size=1, max_size=4),
+    st.integers(0, 1000),
 )
 def test_whoever_resumes_gets_all_audio_after_the_checkpoint(
-    steps: list[tuple[str, int]], places_ms: list[int]
+    steps: list[tuple[str, int]], places_ms: list[int], lead_ms: int
 ) -> None:
     log: list[AudioEntry] = []
     at_ms = 0
@@ -193,7 +260,9 @@ def test_whoever_resumes_gets_all_audio_after_the_checkpoint(
             log.append(Control(Order.FORCE_ENDPOINT, at_ms * MS))
     seat = seated(*log)
     for place_ms in sorted(min(place, at_ms) for place in places_ms):
-        saved = seat.checkpoint(1, place_ms)
+        saved = seat.checkpoint(1, place_ms, place_ms - lead_ms)
+        assert saved.position == place_ms * MS
+        assert 0 <= saved.lead <= (lead_ms + LEAD_GRAIN_MS) * MS
         kept = int(saved.entry_id.split("-")[0]) if saved.entry_id else 0
         again = Seat(lease(saved))
         heard = 0
@@ -202,4 +271,47 @@ def test_whoever_resumes_gets_all_audio_after_the_checkpoint(
             if isinstance(entry, AudioFrame):
                 heard += len(again.samples(entry))  # raises if any is missing
             again.consumed(entry)
-        assert saved.position + heard == at_ms * MS
+        assert saved.position - saved.lead + heard == at_ms * MS
+
+
+# --- what a session may ask for
+
+
+def hops(seconds: float, speech: float = 0.01) -> list[Observation]:
+    return [Observation(at_ms, speech) for at_ms in range(32, int(1000 * seconds) + 1, 32)]
+
+
+def pulses(seat: Seat, heard: list[Observation]) -> list[Any]:
+    return [event for told in seat.pulses(heard) for event in told.events]
+
+
+def test_a_session_that_asked_for_nothing_is_told_nothing() -> None:
+    assert pulses(Seat(lease()), hops(10)) == []
+
+
+def test_heartbeats_are_fed_with_the_loudest_speech_of_each_second() -> None:
+    seat = Seat(lease(params=PARAMS | {"session_heartbeat": True}))
+    heard = hops(3.1)
+    heard[40] = Observation(heard[40].at_ms, 0.875)  # in the second second
+    told = pulses(seat, heard)
+    assert [event.event for event in told] == [Event.HEARD] * 3
+    assert [event.text for event in told] == ["0.0100", "0.8750", "0.0100"]
+
+
+@pytest.mark.parametrize(
+    "model,told", [("universal-streaming-english", 0), ("whisper-rt", 0), ("u3-rt-pro", 4)]
+)
+def test_silence_is_acknowledged_on_the_u3_models_only(model: str, told: int) -> None:
+    seat = Seat(lease(params=PARAMS | {"acknowledge_silence": True, "speech_model": model}))
+    messages = [json.loads(event.text) for event in pulses(seat, hops(5))]
+    assert len(messages) == told
+    for before, after in pairwise(messages):
+        assert before["end_ms"] == after["start_ms"]
+    for message in messages:
+        assert message["type"] == "Silence"
+        assert 1_000 <= message["end_ms"] - message["start_ms"] < 1_100
+
+
+def test_partials_may_be_unwanted() -> None:
+    assert Seat(lease()).tells_partials
+    assert not Seat(lease(params=PARAMS | {"include_partial_turns": False})).tells_partials

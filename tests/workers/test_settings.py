@@ -4,7 +4,9 @@ import pytest
 
 from wire.errors import SettingsError
 from wire.service import describe, load
-from workers.settings import WorkerSettings
+from workers.checkpoints import CATALOGUE
+from workers.entry import POOLS
+from workers.settings import MODELS, WorkerSettings
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +18,10 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_defaults_serve_the_embedded_model() -> None:
     settings = load(WorkerSettings)
-    assert (settings.model, settings.vad) == ("moonshine-tiny-en", "silero-vad")
+    assert (settings.model_of("english"), settings.vad) == ("moonshine-tiny-en", "silero-vad")
+    assert settings.model_of("multilang") == "whisper-base"
+    assert set(MODELS) == set(POOLS)
+    assert set(MODELS.values()) <= set(CATALOGUE)
     assert settings.lease_s * 1000 > 10 * settings.step_ms  # a few slow steps lose no lease
 
 
@@ -28,8 +33,12 @@ def test_the_environment_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAX_OPEN_STREAMS", "3")
     monkeypatch.setenv("PRECISION", "float32")
     monkeypatch.setenv("DRAIN_GRACE_S", "0")
+    monkeypatch.setenv("MODEL", "/models/mine")
+    monkeypatch.setenv("PARTIAL_MS", "100")
     settings = load(WorkerSettings)
     assert (settings.slots, settings.precision, settings.drain_grace_s) == (3, "float32", 0.0)
+    assert settings.model_of("english") == settings.model_of("any") == "/models/mine"
+    assert settings.partial_ms == 100
 
 
 @pytest.mark.parametrize(

@@ -296,6 +296,27 @@ def test_every_slot_with_a_chunk_is_in_the_next_step():
     assert run(slots)[0].batch.samples.tolist() == [CHUNK, CHUNK, CHUNK]
 
 
+def test_a_slot_without_a_row_is_told_what_found_no_room_before():
+    slots = seated("a", "b", "c")
+    slots.feed("a", ramp(0, 2 * CHUNK))
+    slots.feed("b", ramp(0, CHUNK))
+    run(slots)
+    news = [said(10), said(10), said(10)]
+    plan, delivered = run(slots, *news)  # "c" has not had its first row: this is the former occupant's
+    assert plan.batch.samples.tolist() == [CHUNK, 0, 0]
+    assert [session for session, _, _ in delivered] == ["a", "b"]
+
+
+def test_a_step_without_audio_is_planned_for_a_recognizer_that_is_behind():
+    slots = seated("a")
+    slots.feed("a", ramp(0, CHUNK))
+    run(slots)
+    assert slots.plan() is None
+    plan = slots.plan(behind=True)
+    assert not plan.batch.samples.any()
+    assert slots.deliver(plan, [said(10), None, None]) == [("a", 1, said(10))]
+
+
 @pytest.mark.parametrize(
     "spoil",
     [

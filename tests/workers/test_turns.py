@@ -367,6 +367,40 @@ def test_a_tail_told_while_a_flush_is_awaited_is_shown_as_it_was_last_told():
     )
 
 
+def test_confidence_in_the_next_turn_is_not_told_of_the_last():
+    book = spoken(RULES, PLEASE, end_of_turn=0.3)
+    assert book >> call.force_endpoint(1536) << Flush(1536)
+    assert (
+        book
+        >> call.advance(
+            heard(
+                hops(1536, 1920, 0.9),
+                tail=(word("Now", 1600, 1800),),
+                heard_ms=1920,
+                end_of_turn=0.8,
+                flushed_ms=1536,
+            )
+        )
+        << final("Please", end_of_turn_confidence=0.3)
+        << partial("", "Now", end_of_turn_confidence=0.8)
+    )
+
+
+def test_words_confirmed_by_listening_on_count_as_heard():
+    book = spoken(RULES, tail=(PLEASE,))
+    assert (
+        book
+        >> call.advance(heard(hops(1536, 1920, 0.0), heard_ms=1728, end_of_turn=0.9))
+        << partial("", "Please", utterance="Please")
+        >> call.advance(heard(hops(1920, 1952, 0.0)))
+        << Flush(1936)
+    )
+
+
+def test_a_forced_endpoint_before_anyone_spoke_does_nothing():
+    assert spoken(RULES, PLEASE) >> call.force_endpoint(640)
+
+
 def test_news_that_do_not_say_how_far_they_heard_unhear_nothing():
     book = spoken(RULES)
     book.actor.advance(heard(hops(1536, 1728, 0.0), tail=(PLEASE,), heard_ms=1728, end_of_turn=0.9))
@@ -831,6 +865,65 @@ def test_a_cut_of_long_turns_loses_nothing(talk, max_turn_ms, slow):
             settled_ms = 0 if effect.end_of_turn else max(ends, default=0)
         elif isinstance(effect, Flush):
             assert effect.at_ms >= settled_ms
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# language, masks, scripts without spaces
+
+LISTENING = replace(RULES, language_detection=True)
+FRENCH = {"language": "fr", "language_confidence": 0.93}
+
+
+def ended(rules, *settled, **news):
+    """A turn of these words, ended by force and answered; the final."""
+    book = spoken(rules, *settled, **news)
+    assert book.actor.force_endpoint(1536) == [Flush(1536)]
+    told = [
+        each for each in book.actor.advance(heard(flushed_ms=1536, heard_ms=1536)) if isinstance(each, Turn)
+    ]
+    assert [turn.end_of_turn for turn in told] == [True]
+    return told[0]
+
+
+def test_language_is_told_with_finals_to_those_who_asked():
+    assert (ended(LISTENING, PLEASE, CALL, **FRENCH).language_code) == "fr"
+    assert (ended(LISTENING, PLEASE, CALL, **FRENCH).language_confidence) == 0.93
+    assert (ended(RULES, PLEASE, CALL, **FRENCH).language_code) is None
+    assert (ended(LISTENING, PLEASE, CALL).language_code) is None
+
+
+def test_language_is_not_told_with_partials_that_end_no_utterance():
+    tracker = TurnTracker(LISTENING, 0)
+    effects = tracker.advance(heard(*SPEECH, settled=(PLEASE,), tail=(CALL,), heard_ms=1536, **FRENCH))
+    assert [effect.language_code for effect in effects if isinstance(effect, Turn)] == [None]
+
+
+def test_a_language_that_the_client_gave_is_certain():
+    assert ended(LISTENING, PLEASE, CALL, language="fr").language_confidence == 1.0
+
+
+def test_the_next_turn_does_not_inherit_the_language():
+    book = spoken(LISTENING, PLEASE, CALL, **FRENCH)
+    book.actor.force_endpoint(1536)
+    book.actor.advance(heard(flushed_ms=1536, heard_ms=1536, **FRENCH))
+    later = hops(1536, 2560, 0.9)
+    book.actor.advance(heard(later, settled=(word("Hello", 1600, 2000),), heard_ms=2560))
+    assert book.actor.force_endpoint(2560) == [Flush(2560)]
+    (told,) = [
+        each for each in book.actor.advance(heard(flushed_ms=2560, heard_ms=2560)) if isinstance(each, Turn)
+    ]
+    assert told.language_code is None
+
+
+def test_strong_words_are_masked_for_those_who_asked():
+    shit = word("Shit,", 960, 1120)
+    masked = ended(replace(RULES, filter_profanity=True), PLEASE, shit)
+    assert (masked.transcript, masked.words[1].text) == ("Please S***,", "S***,")
+    assert ended(RULES, PLEASE, shit).transcript == "Please Shit,"
+
+
+def test_scripts_without_spaces_are_joined_without():
+    assert ended(RULES, word("今日", 640, 880), word("は", 960, 1120)).transcript == "今日は"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -124,6 +124,11 @@ def test_a_word_all_in_silence_moves_to_the_next_speech() -> None:
     assert times(words)[1:] == [(500, 600), (650, 960)]
 
 
+def test_a_first_word_before_speech_stays_where_the_next_one_does_not_move() -> None:
+    window = speech(*[False] * 9, True, False, True)
+    assert times(window.timed([word("a", 0, 20), word("b", 20, 353)]))[0] == (0, 20)
+
+
 def test_the_last_word_before_a_silence_lasts_as_long_as_the_speech() -> None:
     window = speech(*[True] * 10, *[False] * 10)
     assert times(window.timed([word("one", 0, 150)])) == [(0, 320)]

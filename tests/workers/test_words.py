@@ -13,6 +13,7 @@ from workers.words import (
     LOOP_TIMES,
     LOOP_TOKENS,
     MIN_WORD_MS,
+    TWICE_TOKENS,
     Word,
     _median,
     _path,
@@ -23,6 +24,7 @@ from workers.words import (
     repeats,
     spell,
     token_cap,
+    twice,
     unformatted,
 )
 
@@ -106,10 +108,43 @@ def test_confidence_stays_a_probability_whatever_comes_in(odd):
     assert 0 <= word.confidence <= 1
 
 
-def test_characters_spelled_in_bytes_survive_and_broken_ones_are_replaced():
+def test_characters_spelled_in_bytes_survive_half_ones_wait_and_broken_ones_are_replaced():
     tokens = [*tokens_of(" Hello"), *(BYTES + byte for byte in "é€".encode())]
     assert spelled(tokens)[0].text == "Helloé€"
-    assert spelled(tokens[:-1])[0].text == "Helloé\N{REPLACEMENT CHARACTER}"
+    [held] = spelled(tokens[:-1])
+    assert (held.text, held.tokens) == ("Helloé", 5)
+    broken = [*tokens[:-1], *tokens_of("lo")]
+    assert spelled(broken)[0].text == "Helloé\N{REPLACEMENT CHARACTER}lo"
+    assert spelled([BYTES + 0xE6]) == []  # no word yet
+
+
+def units(*pieces):
+    """Texts of the words that these pieces, a token each, are spelled into."""
+    found = [piece if isinstance(piece, bytes) else piece.encode() for piece in pieces]
+    places = np.arange(len(found)) * 100.0
+    return [word.text for word in spell(found, range(len(found)), places, places + 100, [0.9] * len(found))]
+
+
+def test_without_spaces_a_word_is_a_token_or_a_few():
+    assert units("こ", "んにちは", "世", "界", "。") == ["こ", "んにちは", "世", "界。"]
+    assert units("天", "地", "、", "宇", "宙") == ["天", "地、", "宇", "宙"]
+    assert units("リ", "ュ", "ー", "人", "々") == ["リュー", "人々"]  # no unit begins with these
+    assert units("3", "月", "に", "i", "Phone", "を") == ["3", "月", "に", "iPhone", "を"]
+    assert units("世"[:1].encode()[:2], "世".encode()[2:], "界") == ["世", "界"]  # a character in two tokens
+
+
+def test_letters_of_thai_make_units_of_a_few():
+    found = units(*"สวัสดีครับเพื่อน")
+    assert "".join(found) == "สวัสดีครับเพื่อน"
+    assert all(3 <= len(unit) <= 8 for unit in found[:-1])
+    assert not any(unit[-1] in "เแโใไ" for unit in found)
+    assert len(found) >= 3
+
+
+def test_scripts_with_spaces_are_not_cut():
+    assert units(" na", "mas", "te") == ["namaste"]
+    assert units(" न", "म", "स्", "ते", " दु", "नि", "या") == ["नमस्ते", "दुनिया"]
+    assert units(" 안", "녕", "하세요", " 세계") == ["안녕하세요", "세계"]
 
 
 def test_tokens_outside_the_vocabulary_are_skipped():
@@ -180,8 +215,24 @@ def test_words_that_fit_are_left_as_they_are():
 
 
 def test_join_puts_one_space_between():
-    assert join(words("Please", "call", "Anna.")) == "Please call Anna."
+    assert join(["Please", "call", "Anna."]) == "Please call Anna."
     assert join([]) == ""
+
+
+@pytest.mark.parametrize(
+    "texts, text",
+    [
+        (["こ", "んにちは", "世", "界。"], "こんにちは世界。"),
+        (["3", "月", "に", "iPhone", "を"], "3月にiPhoneを"),
+        (["Hello", "world", "你", "好"], "Hello world你好"),
+        (["สวัสดี", "ครับ", "Facebook"], "สวัสดีครับ Facebook"),
+        (["안녕하세요", "세계"], "안녕하세요 세계"),
+        (["नमस्ते", "दुनिया"], "नमस्ते दुनिया"),
+        (["", "a", "", "b"], "a b"),
+    ],
+)
+def test_a_script_without_spaces_is_joined_without(texts, text):
+    assert join(texts) == text
 
 
 @pytest.mark.parametrize(
@@ -295,6 +346,24 @@ def test_a_loop_is_reported_exactly_where_there_is_one(tokens):
 
 def test_the_cap_grows_with_the_audio_from_a_floor():
     assert [token_cap(seconds) for seconds in (0.0, 0.5, 2.0, 10.0)] == [8, 8, 13, 65]
+    assert token_cap(2.0, per_s=20.0) == 40
+
+
+def test_what_is_said_twice_is_found_where_it_begins_again():
+    counting = list(range(20))
+    assert twice(counting) is None
+    assert twice([*counting, *counting]) == 20
+    assert twice([*counting, *counting[:7]]) == 20  # the cap came first
+    assert twice([1, 2, 3, 4, 1, 2, 3, 4]) is None  # too short to be a loop
+    assert twice([7, 7, *counting[:6], *counting[:6], 9]) == 8
+
+
+@given(st.lists(st.integers(0, 5), max_size=60))
+def test_nothing_is_cut_that_was_not_said_before(tokens):
+    start = twice(tokens)
+    if start is not None:
+        again = tokens[start : start + TWICE_TOKENS]
+        assert any(tokens[at : at + TWICE_TOKENS] == again for at in range(start))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -8,14 +8,8 @@ from torch import Tensor
 
 from workers import int8
 from workers.models.moonshine import Moonshine, MoonshineConfig, fused
-from workers.recognizer import Spec
-from workers.redecode import Redecoder, Rules
-from workers.vad import HOP, SileroVAD
-
-#: Two hops: short enough to answer soon, long enough that a step's fixed cost does not show.
-CHUNK_SAMPLES = 2 * HOP
-#: A quarter of a second of audio in one step, when steps are long.
-CATCH_UP = 4
+from workers.redecode import Redecoder, Rules, spec_of
+from workers.vad import SileroVAD
 
 
 def build(  # noqa: PLR0913 every part of a recognizer, by name
@@ -38,7 +32,7 @@ def build(  # noqa: PLR0913 every part of a recognizer, by name
     torch.manual_seed(0)
     model = Moonshine(MoonshineConfig.from_dict(config))
     model.load_state_dict(fused(weights))
-    if precision == "int8" or (precision == "auto" and int8.supported()):
+    if int8.chosen(precision):
         model.quantise()
-    spec = Spec(name, licence, slots, CHUNK_SAMPLES, hop_ms=HOP // 16, catch_up=CATCH_UP)
+    spec = spec_of(name, licence, slots)
     return Redecoder(spec, model.eval(), SileroVAD(vad_weights), pieces, Rules(partial_ms=partial_ms))

@@ -1,1 +1,1 @@
-"""Architectures, one per file, each nothing but `nn.Module`s: `moonshine`."""
+"""Architectures, one per file, each nothing but `nn.Module`s: `moonshine`, `whisper`; `decoder` is what they share."""

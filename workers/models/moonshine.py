@@ -14,8 +14,8 @@ start) and ends with token 2 (`</s>`); 0 is `<unk>`, and nothing is reserved for
 The parameters are those of `transformers`' `MoonshineForConditionalGeneration` laid out for speed: see `fused`.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Self, TypeVar, cast
 
 import torch
@@ -23,6 +23,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workers.int8 import Int8Linear
+from workers.models.decoder import (
+    Cache,
+    Cross,
+    Heard,
+    Hint,
+    Opening,
+    Places,
+    attention_weights,
+    crossed,
+    key_bias,
+    places,
+)
 
 # (kernel, stride) of the three convolutions over time
 CONVOLUTIONS = ((127, 64), (7, 3), (3, 2))
@@ -85,41 +97,6 @@ class MoonshineConfig:
         pairs = found.get("alignment_heads", cls.alignment_heads)
         found["alignment_heads"] = tuple((int(n), int(h)) for n, h in pairs if n < layers and h < heads)
         return cls(**found)
-
-
-@dataclass(frozen=True)
-class Cross:
-    """What the decoder sees of the audio, per decoder layer: keys and values `[B, H, T, hd]`.
-
-    `bias`: `[B, 1, 1, T]` float, 0 for a row's own frames and -inf behind them; None when all rows are full.
-    `aligned`: by layer, the keys of its alignment heads alone; found again at every decode where it is left out.
-    """
-
-    keys: list[Tensor]
-    values: list[Tensor]
-    bias: Tensor | None
-    aligned: dict[int, Tensor] = field(default_factory=dict)
-
-    def rows(self, index: Tensor) -> Self:
-        """The rows in `index` alone, as a copy."""
-        return replace(
-            self,
-            keys=[keys[index] for keys in self.keys],
-            values=[values[index] for values in self.values],
-            bias=None if self.bias is None else self.bias[index],
-            aligned={layer: keys[index] for layer, keys in self.aligned.items()},
-        )
-
-
-@dataclass(frozen=True)
-class Cache:
-    """Self-attention keys and values of all tokens so far: `[layers, B, L, 2, H, hd]`, written in place by `decode`.
-
-    An entry counts only for queries at its own position or later, so that what lies beyond a row's accepted length is
-    harmless and is overwritten when decoding gets there again.
-    """
-
-    entries: Tensor
 
 
 class Attention(nn.Module):
@@ -207,7 +184,7 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = nn.LayerNorm(width, bias=False)
         self.final_layernorm = nn.LayerNorm(width, bias=False)
 
-    def self_attend(self, x: Tensor, rotation: Tensor, entries: Tensor, at: "Places") -> Tensor:
+    def self_attend(self, x: Tensor, rotation: Tensor, entries: Tensor, at: Places) -> Tensor:
         """Write the new tokens' keys and values, then look at all entries up to each token's own position."""
         qkv = self.self_attn.qkv(self.input_layernorm(x)).view(*x.shape[:2], 3, self.heads, -1)
         qkv = rotated(qkv, rotation)
@@ -229,15 +206,6 @@ class DecoderLayer(nn.Module):
         return x + out
 
 
-@dataclass(frozen=True)
-class Places:
-    """Where the tokens of one decode call go: indices into the cache's `[B * L]`, how far to look, and the mask."""
-
-    entries: Tensor
-    length: int
-    bias: Tensor | None
-
-
 class Decoder(nn.Module):
     """Token embedding (tied to the output) and transformer layers."""
 
@@ -257,6 +225,11 @@ class Decoder(nn.Module):
 class Moonshine(nn.Module):
     """The whole model. Load with `load_state_dict(fused(checkpoint))`; use under `torch.inference_mode()`."""
 
+    frame_ms = SAMPLES_PER_FRAME / 16
+    min_samples = MIN_SAMPLES
+    max_tokens = 1 << 15  # rotary positions set no limit; the rules of re-decoding do
+    max_samples = 1 << 30
+
     def __init__(self, config: MoonshineConfig) -> None:
         super().__init__()
         self.config = config
@@ -267,6 +240,7 @@ class Moonshine(nn.Module):
         self._alignment: dict[int, list[int]] = {}  # heads by layer
         for layer, head in config.alignment_heads:
             self._alignment.setdefault(layer, []).append(head)
+        self.end_token = config.eos_token_id
 
     def quantise(self) -> None:
         """Replace the large products of a loaded model by 8-bit ones (`workers/int8.py`), except the convolutions,
@@ -320,24 +294,25 @@ class Moonshine(nn.Module):
         normed: Tensor = self.encoder.layer_norm(x)
         return normed
 
+    def listen(self, rows: Sequence[Tensor], final: Sequence[bool]) -> Heard:  # noqa: ARG002 all are heard alike
+        """As the contract says (`models/decoder.py`). Every row needs at least `MIN_SAMPLES`."""
+        samples = torch.tensor([len(row) for row in rows])
+        audio = nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+        count = frames(samples)
+        return Heard(self.encode(audio, samples), count, count)
+
+    def open(self, hints: Sequence[Hint], cross: Cross) -> list[Opening]:  # noqa: ARG002 there is nothing to choose
+        """The start token."""
+        return [Opening((self.config.bos_token_id,))] * len(hints)
+
     def cross(self, states: Tensor, count: Tensor | None = None) -> Cross:
         """Keys and values of `states` `[B, T, D]` for every decoder layer, computed once per encoding.
 
         `count` `[B]`: each row's own frames; None when all T count in all rows.
         """
-        shape = (
-            *states.shape[:2],
-            self.config.decoder_num_hidden_layers,
-            2,
-            self.config.num_attention_heads,
-            -1,
-        )
-        # Contiguous, because decode reads it many times, a head at a time.
-        both = self.decoder.cross_kv(states).view(shape).permute(2, 3, 0, 4, 1, 5).contiguous()
-        full = count is None or int(count.min()) == states.shape[1]
-        bias = None if full or count is None else key_bias(count, states.shape[1], states.dtype)
-        keys, values = (list(part.unbind()) for part in both.unbind(1))
-        return Cross(keys, values, bias, {n: keys[n][:, heads] for n, heads in self._alignment.items()})
+        c = self.config
+        both = self.decoder.cross_kv(states)
+        return crossed(both, c.num_attention_heads, c.decoder_num_hidden_layers, count, self._alignment)
 
     def cache(self, batch: int, length: int) -> Cache:
         """Room for `length` tokens in each of `batch` rows."""
@@ -365,7 +340,7 @@ class Moonshine(nn.Module):
         """
         x = self.decoder.embed_tokens(tokens)
         longest = int(positions.max()) + 1
-        at = self._places(positions, longest, cache.entries.shape[2], x.dtype)
+        at = places(positions, longest, cache.entries.shape[2], x.dtype)
         rotation = self._rotation(longest, x.device)[positions][:, :, None, None]
         attention = x.new_zeros(*tokens.shape, cross.keys[0].shape[2]) if need_attention else None
         for index, layer in enumerate(self.decoder.stack()):
@@ -381,20 +356,15 @@ class Moonshine(nn.Module):
             x = layer.feed_forward(x)
         return self.decoder.norm(x), attention
 
+    def scores(self, hidden: Tensor, first: Tensor) -> Tensor:  # noqa: ARG002 every token may stand everywhere
+        """`logits`, in float32."""
+        return self.logits(hidden).float()
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the next token, `[..., D] -> [..., V]`: the embedding again. As dear as all layers together."""
         if self._output is not None:
             return self._output(hidden)  # type: ignore[no-any-return]
         return F.linear(hidden, self.decoder.embed_tokens.weight)
-
-    def _places(self, positions: Tensor, longest: int, room: int, dtype: torch.dtype) -> Places:
-        rows = torch.arange(len(positions), device=positions.device)[:, None]
-        entries = (rows * room + positions).flatten()
-        if positions.shape[1] == 1 and int(positions.min()) + 1 == longest:
-            return Places(entries, longest, None)
-        later = torch.arange(longest, device=positions.device) > positions[..., None]
-        bias = torch.zeros(later.shape, dtype=dtype, device=positions.device).masked_fill_(later, -torch.inf)
-        return Places(entries, longest, bias[:, None])
 
     def _rotation(self, length: int, device: torch.device) -> Tensor:
         if length > len(self._turns):
@@ -443,20 +413,6 @@ def rotated(qkv: Tensor, rotation: Tensor) -> Tensor:
     pairs = qkv[:, :, :2].view(*qkv.shape[:2], 2, qkv.shape[3], -1, 2)
     torch.view_as_complex(pairs).mul_(rotation)
     return qkv
-
-
-def key_bias(count: Tensor, length: int, dtype: torch.dtype) -> Tensor:
-    """`[B, 1, 1, length]`: 0 for each row's first `count` keys, -inf for the rest."""
-    beyond = torch.arange(length, device=count.device) >= count[:, None]
-    return torch.zeros(beyond.shape, dtype=dtype, device=count.device).masked_fill_(beyond, -torch.inf)[
-        :, None, None
-    ]
-
-
-def attention_weights(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
-    """Softmax of the scaled products, `[B, H, Q, T]`: what the fused attention keeps to itself."""
-    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-    return torch.softmax(scores if bias is None else scores + bias, dim=-1)
 
 
 def fused(checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,81 @@
+"""Vocabularies of byte pairs: what each token spells, and the tokens that spell a text.
+
+Two kinds are read, as `tokenizer.json` writes them: BPE over characters that falls back to single bytes (Moonshine's,
+Llama's), and BPE over bytes written as characters (GPT-2's, Whisper's).
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+# GPT-2's vocabulary is written in characters that stand for bytes: printable ones for themselves, the others, in order,
+# for the characters from U+0100 on.
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_HIDDEN = [byte for byte in range(256) if byte not in set(_PRINTABLE)]
+_BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + n): byte for n, byte in enumerate(_HIDDEN)}
+#: Where GPT-2 cuts a text before it joins bytes. (Its own pattern asks Unicode for letters and numbers; so does this.)
+_CHUNK = re.compile(r"'(?:[sdmt]|ll|ve|re)| ?[^\W\d_]+| ?\d+| ?(?:[^\s\w]|_)+|\s+(?!\S)|\s+")
+#: `<|en|>`, `<|0.00|>`: never text, even where a tokenizer does not mark it as special.
+_CONTROL = re.compile(r"<\|.*\|>")
+
+
+def pieces(tokenizer: Mapping[str, Any]) -> list[bytes]:
+    """What each token id adds to the text, as UTF-8 bytes; nothing for the special ones.
+
+    `tokenizer` is the parsed file. A token may be a part of a character, so join the bytes of several before
+    decoding. Words begin with a space.
+    Raises ValueError for a tokenizer of neither kind.
+    """
+    model = tokenizer["model"]
+    over_bytes = (tokenizer.get("decoder") or {}).get("type") == "ByteLevel"
+    if model.get("type") != "BPE" or not (over_bytes or model.get("byte_fallback")):
+        raise ValueError("neither BPE over bytes nor BPE with byte fallback")
+    piece = _written_in_bytes if over_bytes else _with_fallback
+    found = {number: piece(text) for text, number in model["vocab"].items()}
+    for token in tokenizer.get("added_tokens", []):
+        silent = token["special"] or _CONTROL.fullmatch(token["content"])
+        found[token["id"]] = b"" if silent else piece(token["content"])
+    return [found.get(number, b"") for number in range(max(found) + 1)]
+
+
+def _with_fallback(text: str) -> bytes:
+    if byte := re.fullmatch(r"<0x([0-9A-Fa-f]{2})>", text):
+        return bytes.fromhex(byte[1])
+    return text.replace("\u2581", " ").encode()
+
+
+def _written_in_bytes(text: str) -> bytes:
+    return bytes(_BYTE_OF[sign] for sign in text) if all(sign in _BYTE_OF for sign in text) else text.encode()
+
+
+class Encoder:
+    """Text -> tokens of a vocabulary over bytes.
+
+    GPT-2's vocabularies are numbered in the order in which pairs were merged, so that the pair to join next is the one
+    whose token has the lowest number: no list of merges is needed (as in OpenAI's tiktoken).
+    """
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        self._ranks: dict[bytes, int] = {}
+        for number, piece in enumerate(pieces):
+            if piece:
+                self._ranks.setdefault(piece, number)
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens that spell `text`. Bytes that no token spells are left out."""
+        return [token for chunk in _CHUNK.findall(text) for token in self._merged(chunk.encode())]
+
+    def _merged(self, chunk: bytes) -> list[int]:
+        parts = [chunk[at : at + 1] for at in range(len(chunk))]
+        while len(parts) > 1:
+            ranked = [
+                (rank, at)
+                for at, (left, right) in enumerate(pairwise(parts))
+                if (rank := self._ranks.get(left + right)) is not None
+            ]
+            if not ranked:
+                break
+            _, at = min(ranked)
+            parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        return [self._ranks[part] for part in parts if part in self._ranks]

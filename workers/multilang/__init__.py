@@ -1,0 +1,1 @@
+"""The multilang pool: `recognizer` builds what it serves."""

@@ -1,0 +1,66 @@
+"""What the multilang pool serves: multilingual Whisper, re-decoded as speech goes on, with Silero VAD."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workers import int8
+from workers.bpe import Encoder
+from workers.models.whisper import Whisper, WhisperConfig, fused
+from workers.redecode import Redecoder, Rules, spec_of
+from workers.vad import SileroVAD
+
+#: Whisper's encoder is dearer than Moonshine's, so news come at half the rate and windows are shorter. It writes in one
+#: language for the length of its prefix, so that the turn before is no context for the next one. It says more tokens a
+#: second, and has room for 448: a window is cut at a share of them. What it takes noises for it does not believe
+#: itself; the three last numbers lie between what such words were seen to have and what real ones have.
+RULES = Rules(
+    partial_ms=640,
+    window_ms=10_000,
+    keep_ms=3_000,
+    limit_ms=16_000,
+    context_ms=0,
+    breath_ms=250,
+    budget_ms=10_000,
+    tokens_per_s=10.0,
+    window_tokens=160,
+    cut_short=True,
+    silence=0.4,
+    doubt=0.3,
+    nonsense=0.15,
+)
+
+
+def build(  # noqa: PLR0913 every part of a recognizer, by name
+    config: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    vad_weights: Mapping[str, Tensor],
+    pieces: Sequence[bytes],
+    *,
+    name: str,
+    licence: str,
+    slots: int,
+    partial_ms: int = RULES.partial_ms,
+    precision: str = "float32",
+) -> Redecoder:
+    """A recognizer from a Whisper checkpoint (`config.json`, state dict, vocabulary) and Silero's state dict.
+
+    `precision`: float32, int8, or auto, which takes int8 where the processor has 8-bit dot products.
+    Raises ValueError, KeyError or RuntimeError for a checkpoint of another architecture.
+    """
+    torch.manual_seed(0)
+    model = Whisper(WhisperConfig.from_dict(config))
+    model.load_state_dict(fused(weights))
+    if int8.chosen(precision):
+        model.quantise()
+    spec = spec_of(name, licence, slots)
+    rules = replace(RULES, partial_ms=partial_ms)
+    encoder = Encoder(pieces)
+
+    def encode(prompt: str) -> list[int]:
+        return encoder.encode(f" {prompt.strip()}") if prompt.strip() else []  # a text begins with a space
+
+    return Redecoder(spec, model.eval(), SileroVAD(vad_weights), pieces, rules, encode)
