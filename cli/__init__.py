@@ -8,5 +8,6 @@ audio_file    any sound file -> 16 kHz mono chunks
 client        the client's side of a session, shared by transcribe, mic, demo and bench
 latencies     what a session's messages say about delays
 display       a session on a terminal, in a log, or as JSON lines
+dues          licensing and usage: the services, licences as files, the reference issuer and tracker
 transcribe, mic, models, demo   the commands of these names
 """

@@ -1,7 +1,8 @@
-"""`steno bench`: accuracy, sessions and latency of the real stack, here, as tables, JSON and pictures."""
+"""`steno bench`: what the real stack does here, as tables, JSON and pictures."""
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,6 +53,9 @@ def accuracy(as_json: AsJson = False, out: Out = RESULTS, quick: Quick = False) 
 def worker(
     sessions: Annotated[str, typer.Option(metavar="N,...", help="Levels to try.")] = "1,2,4,8,12,16",
     seconds: Annotated[float, typer.Option(min=2, help="Audio of each session at each level, in s.")] = 30,
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, show_default="one per core", help="Worker processes.")
+    ] = os.cpu_count() or 1,
     as_json: AsJson = False,
     out: Out = RESULTS,
     quick: Quick = False,
@@ -61,7 +65,7 @@ def worker(
 
     counts = _counts("1,8" if quick else sessions)
     with _measuring(as_json) as tell:
-        result = _result("worker", bench_worker.run(counts, 15 if quick else seconds, tell), quick)
+        result = _result("worker", bench_worker.run(counts, 15 if quick else seconds, tell, workers), quick)
     _write(
         result,
         out,
@@ -76,6 +80,7 @@ def worker(
         "final_p95_ms": "p95",
         "gap_p95_ms": "gap p95",
         "growth_ms": "growth",
+        "end_max_ms": "end max",
         "generator_late_p99_ms": "late p99",
     }
     services = list(result["levels"][0]["cores"])
@@ -140,6 +145,98 @@ def latency(
     _print(result, ("measure", "count", "p50, ms", "p95", "max", "goal p50", "meaning"), rows, as_json)
 
 
+@app.command(epilog="[bold]Examples[/]\n  [cyan]steno bench churn --sessions 10000[/]")
+def churn(
+    sessions: Annotated[int, typer.Option(min=1, help="Sessions, of every kind, good and bad.")] = 10_000,
+    as_json: AsJson = False,
+    out: Out = RESULTS,
+    quick: Quick = False,
+) -> None:
+    """What many short sessions leave behind: memory, files, tasks, keys."""
+    from cli import bench_churn, bench_picture
+
+    with _measuring(as_json, weights=False) as tell:
+        result = _result("churn", bench_churn.run(1_000 if quick else sessions, tell), quick)
+    _write(result, out, lambda path: bench_picture.counts(result["outcomes"], _title(result), path))
+    rows = [(name, value, result["after"][name]) for name, value in result["before"].items()]
+    _print(result, ("measure", "before", "after"), rows, as_json)
+    if not as_json:
+        for outcome, count in result["outcomes"].items():
+            _say(f"[dim]{count:6d}  {outcome}[/]")
+        _say(
+            f"{sum(result['outcomes'].values())} sessions in {result['seconds']} s; memory grew by "
+            f"{result['growth_kib_per_1000']} KiB per thousand; leaks: {', '.join(result['leaks']) or 'none'}"
+        )
+
+
+@app.command(epilog="[bold]Examples[/]\n  [cyan]steno bench handshake --connections 1000[/]")
+def handshake(
+    connections: Annotated[int, typer.Option(min=1, max=20_000, help="Clients at once.")] = 1_000,
+    rounds: Annotated[int, typer.Option(min=1, help="How often.")] = 5,
+    as_json: AsJson = False,
+    out: Out = RESULTS,
+    quick: Quick = False,
+) -> None:
+    """What a crowd waits at the door: all connect at the same moment."""
+    from cli import bench_handshake, bench_picture
+
+    with _measuring(as_json, weights=False) as tell:
+        measured = bench_handshake.run(
+            min(connections, 100) if quick else connections, 1 if quick else rounds, tell
+        )
+        result = _result("handshake", measured, quick)
+    named = {
+        f"round {number}: from connecting to 101, {result['settings']['connections']} at once": found
+        for number, found in enumerate(result["rounds"], start=1)
+    }
+    values = {name: found["percentiles_ms"] for name, found in named.items()}
+    goals = dict.fromkeys(named, bench_handshake.GOAL_MAX_MS)
+    _write(result, out, lambda path: bench_picture.delays(values, goals, _title(result), path))
+    parts = ("opened", "failed", "p50_ms", "p99_ms", "max_ms", "generator_cores")
+    rows = [
+        (number, *(found[part] for part in parts), *found["cores"].values())
+        for number, found in enumerate(result["rounds"], start=1)
+    ]
+    header = ("round", "opened", "failed", "p50, ms", "p99", "max", "generator, cores")
+    _print(result, (*header, *result["rounds"][0]["cores"]), rows, as_json)
+    if not as_json:
+        _say(
+            f"goal: none above {bench_handshake.GOAL_MAX_MS:.0f} ms: {'holds' if result['holds'] else 'missed'}"
+        )
+
+
+@app.command(epilog="[bold]Examples[/]\n  [cyan]steno bench chaos --runs 200 --faults kill,hang[/]")
+def chaos(
+    runs: Annotated[int, typer.Option(min=1, help="How often each fault strikes.")] = 10,
+    faults: Annotated[
+        str, typer.Option(metavar="FAULT,...", help="Of kill, hang, drain.")
+    ] = "kill,hang,drain",
+    seconds: Annotated[float, typer.Option(min=4, help="Audio of each session, in s.")] = 12,
+    as_json: AsJson = False,
+    out: Out = RESULTS,
+    quick: Quick = False,
+) -> None:
+    """What a client notices of its worker's death: finals lost, doubled, changed; the pause."""
+    from cli import bench_chaos, bench_picture
+
+    names = [name.strip() for name in faults.split(",")]
+    if unknown := [name for name in names if name not in bench_chaos.FAULTS]:
+        raise typer.BadParameter(
+            f"{', '.join(unknown)}: there are {', '.join(bench_chaos.FAULTS)}", param_hint="--faults"
+        )
+    with _measuring(as_json) as tell:
+        result = _result("chaos", bench_chaos.run(names, 1 if quick else runs, seconds, tell), quick)
+    told = {
+        f"{row['fault']}: {part}": row[part]
+        for row in result["faults"]
+        for part in ("finals", "lost", "doubled", "changed")
+    }
+    _write(result, out, lambda path: bench_picture.counts(told, _title(result), path, "finals"))
+    _print(result, tuple(result["faults"][0]), [tuple(row.values()) for row in result["faults"]], as_json)
+    if not as_json:
+        _say(f"goals: nothing lost, doubled or changed; pause p95 at most {bench_chaos.GOAL_PAUSE_MS:.0f} ms")
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -156,8 +253,8 @@ def _counts(text: str) -> list[int]:
 
 
 @contextlib.contextmanager
-def _measuring(quiet: bool) -> Iterator[Tell]:
-    """Weights and tools at hand, a line that moves while measuring."""
+def _measuring(quiet: bool, weights: bool = True) -> Iterator[Tell]:
+    """Tools, and weights where they are needed, at hand; a line that moves while measuring."""
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -167,7 +264,8 @@ def _measuring(quiet: bool) -> Iterator[Tell]:
     for name in ("psutil", "matplotlib"):
         tool(name)  # missing: say so before measuring for minutes
     notes = Console(stderr=True)
-    up.fetch_weights(notes)
+    if weights:
+        up.fetch_weights(notes)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with up.signals_as_ctrl_c(), Progress(*columns, console=notes, transient=True, disable=quiet) as progress:
         task = progress.add_task("measuring")

@@ -38,7 +38,8 @@ def run(quick: bool, tell: Callable[[str], None]) -> dict[str, Any]:
     tell(f"whole, {len(clips)} recordings")
     threads = settings.threads or max(1, (os.cpu_count() or 1) // 2)
     sounds = [clip.samples.astype(np.float32) / np.float32(32768) for clip in clips]
-    offline = whole.transcripts(checkpoints.locate(settings.model), sounds, settings.precision, threads)
+    model = settings.model_of("english")
+    offline = whole.transcripts(checkpoints.locate(model), sounds, settings.precision, threads)
     streamed = []
     with up.Stack() as stack:
         for at in range(0, len(clips), AT_ONCE):
@@ -47,7 +48,7 @@ def run(quick: bool, tell: Callable[[str], None]) -> dict[str, Any]:
             load = bench_load.Load(stack.url, tuple(map(_talk, batch)), stagger_s=0.5)
             streamed += [_text(record) for record in bench_load.generate(load, stack.check).records]
     return {
-        "settings": {"model": settings.model, "precision": settings.precision, "at_once": AT_ONCE},
+        "settings": {"model": model, "precision": settings.precision, "at_once": AT_ONCE},
         "method": METHOD,
         "goals": {"difference_points": GOAL_POINTS},
         **compared(clips, streamed, offline),

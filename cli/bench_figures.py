@@ -27,7 +27,8 @@ class Heard:
 class Record:
     """All that a client saw of one session.
 
-    `sent_s[i]`: when chunk i was sent; `late_ms[i]`: how much later than due.
+    `sent_s[i]`: when chunk i was sent; `late_ms[i]`: how much later than due. `end_ms`: from Terminate to the server's
+    close, everything that was still to come included.
     """
 
     phrases: tuple[tuple[int, int], ...]
@@ -37,6 +38,7 @@ class Record:
     forced_s: list[float] = field(default_factory=list)
     turns: list[Heard] = field(default_factory=list)
     begin_ms: float | None = None
+    end_ms: float | None = None
     error: str | None = None
 
     def sent_at(self, place_ms: float) -> float:

@@ -88,6 +88,7 @@ async def _one(load: Load, talk: Talk, wait_s: float) -> Record:
         request = client.Request(load.url)
         session = await client.converse(request, _speech(talk, record, load.force), listen)
         record.begin_ms = session.latencies.begin_ms
+        record.end_ms = (time.monotonic() - session.terminate_s) * 1000
     except StackError as error:
         record.error = str(error)
     return record

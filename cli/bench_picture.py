@@ -66,6 +66,16 @@ def delays(
     _save(figure, path)
 
 
+def counts(found: Mapping[str, int], title: str, path: Path, what: str = "sessions") -> None:
+    """How often each thing happened."""
+    figure, (axis,) = _figure(1, title)
+    axis.barh(list(found), list(found.values()))
+    axis.bar_label(axis.containers[0], fontsize=8)
+    axis.set(xlabel=what)
+    axis.tick_params(axis="y", labelsize=8)
+    _save(figure, path)
+
+
 def accuracy(clips: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
     """Word error rates of each recording, streamed beside whole."""
     figure, (axis,) = _figure(1, title)

@@ -1,5 +1,6 @@
 """How many live sessions this machine holds: the whole stack, with a load that rises level by level."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from cli.bench_machine import Usage
 SILENCE = {"end_of_turn_confidence_threshold": 0.4, "min_turn_silence": 160, "max_turn_silence": 400}
 GOAL_FINAL_MS = 1_000.0
 GOAL_GAP_MS = 1_000.0
+#: After Terminate clients wait so long for what is left (protocol 0.3, item 13).
+GOAL_END_MS = 5_000.0
 #: A delay that grows by more than this within a level is a queue that fills.
 GROWTH_MS = 500.0
 #: The generator is the limit when its own chunks leave later than this.
@@ -24,8 +27,9 @@ METHOD = (
     "its own; 50 ms chunks in real time at random phases; each session speaks phrases of the recordings in an order of "
     "its own, 0.6 to 1.5 s apart. final: from sending the last audio of a phrase (cut by loudness) to the final that "
     "covers it, the silence setting included. between partials: p95 of gaps between messages while phrases are spoken. "
-    "A level holds when every phrase got its final, p95 of final and of the gaps is at most 1 s, the delay grows by "
-    "less than 0.5 s over the level (least squares), and the generator's own p99 lateness is below 50 ms."
+    "A level holds when every phrase got its final, p95 of final and of the gaps is at most 1 s, what is left after "
+    "Terminate comes within 5 s, the delay grows by less than 0.5 s over the level (least squares), and the "
+    "generator's own p99 lateness is below 50 ms."
 )
 
 
@@ -34,20 +38,23 @@ def endpoint(url: str, **parameters: float) -> str:
     return f"{url}/?" + "&".join(f"{name}={value:g}" for name, value in parameters.items())
 
 
-def run(counts: Sequence[int], seconds: float, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Measure each level. Raises StackError."""
+def run(
+    counts: Sequence[int], seconds: float, tell: Callable[[str], None], workers: int = 1
+) -> dict[str, Any]:
+    """Measure each level with so many worker processes. Raises StackError."""
     spoken = [phrase for clip in bench_clips.recordings() for phrase in bench_clips.phrases(clip)]
-    levels = []
+    levels, slots = [], math.ceil(max(counts) / workers)
     for count in counts:
         tell(f"{count} sessions, {seconds:.0f} s")
         # A stack for each level: a level that drowned must not weigh on the next.
-        with up.Stack(env={"SLOTS": str(max(counts))}) as stack:
+        with up.Stack(env={"SLOTS": str(slots)}, workers=workers) as stack:
             levels.append(_level(stack, spoken, count, seconds))
     held = [level["sessions"] for level in levels if level["holds"]]
     return {
         "settings": {
             "silence": SILENCE,
-            "slots": max(counts),
+            "workers": workers,
+            "slots": slots,
             "seconds": seconds,
             "chunk_ms": bench_load.CHUNK_MS,
         },
@@ -71,13 +78,20 @@ def _level(
     found = [answers(record) for record in outcome.records]
     late = [ms for record in outcome.records for ms in record.late_ms]
     errors = [record.error for record in outcome.records if record.error]
-    return judged(count, found, late, errors) | {"cores": cores}
+    ends = [record.end_ms for record in outcome.records if record.end_ms is not None]
+    return judged(count, found, late, errors, ends) | {"cores": cores}
 
 
 def judged(
-    count: int, found: Sequence[Sequence[Answer]], late_ms: Sequence[float], errors: Sequence[str]
+    count: int,
+    found: Sequence[Sequence[Answer]],
+    late_ms: Sequence[float],
+    errors: Sequence[str],
+    ends_ms: Sequence[float] = (),
 ) -> dict[str, Any]:
-    """The figures of one level, and whether it holds. `found`: for each session, what became of its phrases."""
+    """The figures of one level, and whether it holds. `found`: for each session, what became of its phrases;
+    `ends_ms`: from Terminate to the close.
+    """
     every = [answer for session in found for answer in session]
     finals = [answer.final_ms for answer in every if answer.final_ms is not None]
     words = [answer.after_word_ms for answer in every if answer.after_word_ms is not None]
@@ -99,6 +113,7 @@ def judged(
         "gap_p50_ms": _rounded(percentile(gaps, 50)),
         "gap_p95_ms": _rounded(percentile(gaps, 95)),
         "growth_ms": _rounded(growth),
+        "end_max_ms": _rounded(max(ends_ms, default=None)),
         "generator_late_p99_ms": _rounded(late),
     }
     level["falls_short"] = _reasons(level)
@@ -114,6 +129,7 @@ def _reasons(level: dict[str, Any]) -> list[str]:
         "nothing was measured": final is None or gap is None,
         "finals too late": final is not None and final > GOAL_FINAL_MS,
         "partials too rare": gap is not None and gap > GOAL_GAP_MS,
+        "ends too late": (level["end_max_ms"] or 0.0) > GOAL_END_MS,
         "delay grows": level["growth_ms"] > GROWTH_MS,
         "the generator itself was late": late is not None and late > LATE_MS,
     }

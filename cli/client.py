@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlencode, urlsplit, urlunsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
@@ -29,6 +29,11 @@ CLOSE_TIMEOUT_S = 2.0
 #: After Terminate, a server that says nothing for so long is given up.
 ANSWER_TIMEOUT_S = 60.0
 _BYTES_PER_SAMPLE = 2
+#: How far to send ahead of what the server has been through: it ends a session at five minutes (protocol 3.1).
+MAX_AHEAD_S = 240.0
+#: What a server gets through at least, in seconds of audio per second (protocol 3.1).
+_WALKS = 1.25
+_AHEAD_POLL_S = 0.1
 
 
 class SessionFailed(StackError):
@@ -46,24 +51,29 @@ class ServerError(SessionFailed):
 
 @dataclass(frozen=True)
 class Request:
-    """Where to connect and what to ask for. `sample_rate` is that of the chunks, in Hz."""
+    """Where to connect and what to ask for. `sample_rate` is that of the chunks, in Hz; `language` a code: fr."""
 
     endpoint: str = DEFAULT_ENDPOINT
     api_key: str = DEFAULT_API_KEY
     sample_rate: int = 16_000
     speech_model: str | None = None
     format_turns: bool = True
+    language: str | None = None
 
     def url(self) -> str:
         """The endpoint with the parameters in its query. Raises SessionFailed if it is no WebSocket address."""
         parts = urlsplit(self.endpoint)
-        if parts.scheme not in ("ws", "wss") or not parts.hostname:
+        if parts.scheme not in ("ws", "wss") or not parts.hostname or not _has_port(parts):
             raise SessionFailed(
                 f"{self.endpoint!r} is no WebSocket address; it should look like {DEFAULT_ENDPOINT}"
             )
         query = {"sample_rate": str(self.sample_rate), "format_turns": str(self.format_turns).lower()}
         if self.speech_model:
             query["speech_model"] = self.speech_model
+        if self.language and self.speech_model:
+            query["language_codes"] = json.dumps([self.language])
+        elif self.language:
+            query["language"] = self.language  # it chooses the model as well (protocol 7.3)
         return urlunsplit(parts._replace(query="&".join(filter(None, (parts.query, urlencode(query))))))
 
 
@@ -78,11 +88,21 @@ class Received:
 
 @dataclass
 class Session:
-    """What is known of a session, growing while it runs. `audio_s`: audio sent, in seconds."""
+    """What is known of a session, growing while it runs.
+
+    `audio_s`: audio sent, in seconds; `heard_s`: where the last word lies that came back; `terminate_s`: when the
+    client said Terminate.
+    """
 
     connect_s: float
     audio_s: float = 0.0
+    heard_s: float = 0.0
+    terminate_s: float = 0.0
     latencies: Latencies = field(default_factory=Latencies)
+
+    def ahead_s(self, now_s: float) -> float:
+        """Audio sent that the server may not have been through yet, in seconds."""
+        return self.audio_s - max(self.heard_s, _WALKS * (now_s - self.connect_s))
 
 
 Listener = Callable[[Received], None]
@@ -98,7 +118,7 @@ async def paced(chunks: Iterable[bytes], sample_rate: int) -> AsyncIterator[byte
 
 
 async def unpaced(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
-    """Chunks as fast as the server takes them."""
+    """Chunks as fast as the server takes them (`converse` sees to it that they do not run too far ahead)."""
     for chunk in chunks:
         yield chunk
         await asyncio.sleep(0)  # a fast link never makes `send` wait, and messages must be read meanwhile
@@ -154,8 +174,8 @@ async def converse(request: Request, audio: AsyncIterable[bytes | str], listener
                 sender = tasks.create_task(_send(connection, request, audio, session))
                 await _receive(connection, listener, session)
                 sender.cancel()
-        except* StackError as failures:
-            raise failures.exceptions[0] from None
+        except BaseExceptionGroup as failures:
+            raise _first(failures) from None
     return session
 
 
@@ -168,12 +188,14 @@ async def _send(
             if isinstance(chunk, str):
                 await connection.send(chunk)
                 continue
+            while session.ahead_s(time.monotonic()) > MAX_AHEAD_S:  # noqa: ASYNC110 time alone may end it
+                await asyncio.sleep(_AHEAD_POLL_S)
             duration_s = len(chunk) / _BYTES_PER_SAMPLE / request.sample_rate
             if session.latencies.audio_start_s is None:
                 session.latencies.audio_start_s = time.monotonic() - duration_s
             await connection.send(chunk)
             session.audio_s += duration_s
-        session.latencies.terminated = True
+        session.latencies.terminated, session.terminate_s = True, time.monotonic()
         await connection.send('{"type": "Terminate"}')
     except ConnectionClosed:
         return
@@ -189,8 +211,10 @@ async def _receive(connection: ClientConnection, listener: Listener, session: Se
             if fields["type"] == "Begin":
                 session.latencies.begun(session.connect_s, now_s)
             session.latencies.observe(fields, now_s)
+            if fields.get("words"):
+                session.heard_s = max(session.heard_s, fields["words"][-1]["end"] / 1000)
             if fields["type"] == "Error":
-                failure = ServerError(fields["error_code"], fields["error"])
+                failure = ServerError(fields.get("error_code", 0), str(fields.get("error", "")))
             listener(Received(text, fields, now_s - (session.latencies.audio_start_s or now_s)))
     except ConnectionClosed as closed:
         if failure:
@@ -218,6 +242,22 @@ def _parsed(text: str) -> dict[str, Any]:
     if not isinstance(fields, dict) or not isinstance(fields.get("type"), str):
         raise SessionFailed("the server sent a message without a type: is it a steno server?")
     return fields
+
+
+def _first(failures: BaseExceptionGroup) -> BaseException:
+    """One end of a session has failed, and the other with it: what failed first."""
+    failure: BaseException = failures
+    while isinstance(failure, BaseExceptionGroup):
+        failure = failure.exceptions[0]
+    return failure
+
+
+def _has_port(parts: SplitResult) -> bool:
+    """Whether the address's port is one, or left out."""
+    try:
+        return parts.port is None or parts.port > 0
+    except ValueError:
+        return False
 
 
 def _on_this_machine(url: str) -> bool:

@@ -3,7 +3,8 @@
 Help must come at once, so nothing heavy is imported before a command needs it: a command's function here imports the
 module that does the work.
 
-Exit codes: 0 well, 1 failed, 2 wrong usage or settings, 3 weights are missing; 130 on Ctrl-C.
+Exit codes: 0 well, 1 failed, 2 wrong usage or settings, 3 weights are missing, 4 no licence to
+run on, 75 a server of the vendor's was away for too long (start again); 130 on Ctrl-C.
 """
 
 import sys
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import bench
+from cli import bench, dues
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
     from cli.client import Request
     from wire.service import ServiceSettings
 
-EXIT_FAILED, EXIT_SETTINGS, EXIT_WEIGHTS, EXIT_INTERRUPTED = 1, 2, 3, 130
+EXIT_FAILED, EXIT_SETTINGS, EXIT_WEIGHTS, EXIT_LICENSE, EXIT_INTERRUPTED = 1, 2, 3, 4, 130
 
-CLIENTS, SERVERS, STOCK = "Speak to a server", "Run a server", "Models"
+CLIENTS, SERVERS, STOCK, DUES = "Speak to a server", "Run a server", "Models", "Licences and usage"
 
 app = typer.Typer(
     name="steno",
@@ -38,6 +39,11 @@ models_app = typer.Typer(
 )
 app.add_typer(models_app, name="models", rich_help_panel=STOCK)
 app.add_typer(bench.app, name="bench", rich_help_panel=STOCK)
+app.command("licensing", rich_help_panel=DUES, epilog=dues.LICENSING_EXAMPLES)(dues.licensing)
+app.add_typer(dues.license_app, name="license", rich_help_panel=DUES)
+app.add_typer(dues.issuer_app, name="issuer", rich_help_panel=DUES)
+app.add_typer(dues.usage_app, name="usage", rich_help_panel=DUES)
+app.add_typer(dues.tracker_app, name="tracker", rich_help_panel=DUES)
 
 
 def _example(*lines: str) -> str:
@@ -83,6 +89,12 @@ ApiKey = Annotated[
 SpeechModel = Annotated[
     str | None, typer.Option(metavar="NAME", help="Model to ask for; without it the server chooses.")
 ]
+Language = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CODE", help="What is spoken, such as fr; without a model it chooses one that knows it."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print each server message as a line of JSON.")]
 Format = Annotated[
     bool, typer.Option("--format/--no-format", help="Ask for finished turns with punctuation and capitals.")
@@ -94,6 +106,7 @@ Format = Annotated[
     epilog=_example(
         "steno transcribe talk.mp3",
         "steno transcribe talk.wav --fast > talk.txt",
+        "steno transcribe discours.ogg --language fr",
         "steno transcribe talk.flac --json | jq -r 'select(.end_of_turn) | .transcript'",
     ),
 )
@@ -107,6 +120,7 @@ def transcribe(
     endpoint: Endpoint = "ws://localhost:8080",
     api_key: ApiKey = "self-hosted",
     speech_model: SpeechModel = None,
+    language: Language = None,
     fast: Annotated[
         bool, typer.Option("--fast", help="Send as fast as the server takes it, not as spoken.")
     ] = False,
@@ -120,7 +134,7 @@ def transcribe(
     """
     from cli import transcribe as command
 
-    request = _request(endpoint, api_key, speech_model, format_turns)
+    request = _request(endpoint, api_key, speech_model, format_turns, language)
     command.run(file, request, fast, as_json, _output(), _notes())
 
 
@@ -129,6 +143,7 @@ def mic(
     endpoint: Endpoint = "ws://localhost:8080",
     api_key: ApiKey = "self-hosted",
     speech_model: SpeechModel = None,
+    language: Language = None,
     device: Annotated[
         str | None, typer.Option(metavar="NAME", help="Microphone: part of its name, or its number.")
     ] = None,
@@ -141,7 +156,13 @@ def mic(
     """
     from cli import mic as command
 
-    command.run(_request(endpoint, api_key, speech_model, format_turns), device, as_json, _output(), _notes())
+    command.run(
+        _request(endpoint, api_key, speech_model, format_turns, language),
+        device,
+        as_json,
+        _output(),
+        _notes(),
+    )
 
 
 @app.command(rich_help_panel=CLIENTS, epilog=_example("steno demo", "steno demo --file talk.mp3"))
@@ -177,7 +198,10 @@ WithParent = Annotated[
 @app.command(
     rich_help_panel=SERVERS,
     epilog=_example(
-        "steno up", "steno up --port 9000", "SLOTS=8 steno up --redis-url redis://localhost:6379/0"
+        "steno up",
+        "steno up --port 9000 --workers 2",
+        "steno up --pools english,multilang",
+        "SLOTS=8 steno up --redis-url redis://localhost:6379/0",
     ),
 )
 def up(
@@ -193,17 +217,22 @@ def up(
     redis_url: Annotated[
         str | None, typer.Option(metavar="URL", help="A running Redis to use instead of one of our own.")
     ] = None,
+    workers: Annotated[
+        int,
+        typer.Option(min=1, max=64, help="Worker processes of each pool; on CPUs at most one per core pays."),
+    ] = 1,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the services' logs.")] = False,
 ) -> None:
     """Run the whole stack on this machine until Ctrl-C.
 
-    Redis, a worker for each pool and the ingress run as processes of their own.
+    Redis, licensing, the workers of each pool and the ingress run as processes of their own. Without a license of yours
+    (LICENSE_FILE_PATH) the stack mints a local one, which is plainly called so.
     Settings are variables: see [bold]steno ingress --settings[/], [bold]steno worker english --settings[/].
     """
     from cli import up as command
 
     names = [name.strip() for name in pools.split(",") if name.strip()]
-    command.run(port, names, host, redis_url, verbose, _output())
+    command.run(port, names, host, redis_url, verbose, workers, _output())
 
 
 @app.command(rich_help_panel=SERVERS, epilog=_example("steno ingress", "steno ingress --settings"))
@@ -215,7 +244,7 @@ def ingress(settings: ShowSettings = False, with_parent: WithParent = False) -> 
     from ingress.settings import IngressSettings
 
     if settings:
-        return _show_settings(IngressSettings)
+        return show_settings(IngressSettings)
     from ingress.server import serve
     from wire import service
 
@@ -227,9 +256,9 @@ def ingress(settings: ShowSettings = False, with_parent: WithParent = False) -> 
 
 
 def _pools() -> list[str]:
-    from wire.params import POOL_OF_MODEL
+    from workers.entry import POOLS
 
-    return sorted(set(POOL_OF_MODEL.values()))
+    return sorted(POOLS)
 
 
 @app.command(
@@ -253,7 +282,7 @@ def worker(
 
     check_pools([pool])
     if settings:
-        return _show_settings(WorkerSettings)
+        return show_settings(WorkerSettings)
     from wire import service
     from workers.entry import serve
 
@@ -271,7 +300,7 @@ def _watch_parent(wanted: bool) -> None:
         exit_with_parent()
 
 
-def _show_settings(cls: "type[ServiceSettings]") -> None:
+def show_settings(cls: "type[ServiceSettings]") -> None:
     from rich.markup import escape
     from rich.table import Table
 
@@ -330,10 +359,12 @@ def models_remove(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _request(endpoint: str, api_key: str, speech_model: str | None, format_turns: bool) -> "Request":
+def _request(
+    endpoint: str, api_key: str, speech_model: str | None, format_turns: bool, language: str | None
+) -> "Request":
     from cli.client import Request
 
-    return Request(endpoint, api_key, speech_model=speech_model, format_turns=format_turns)
+    return Request(endpoint, api_key, speech_model=speech_model, format_turns=format_turns, language=language)
 
 
 def _output() -> "Console":
@@ -350,7 +381,7 @@ def _notes() -> "Console":
 
 def main() -> None:
     """The entry of the installed command. What a user can mend is told in a line, the rest is a traceback."""
-    from wire.errors import SettingsError, StackError, WeightsError
+    from wire.errors import LicenseError, SettingsError, StackError, WeightsError
 
     try:
         app(prog_name="steno")
@@ -358,7 +389,8 @@ def main() -> None:
         from rich.markup import escape
 
         _notes().print(f"[red]steno:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit({SettingsError: EXIT_SETTINGS, WeightsError: EXIT_WEIGHTS}.get(type(error), EXIT_FAILED))
+        codes = {SettingsError: EXIT_SETTINGS, WeightsError: EXIT_WEIGHTS, LicenseError: EXIT_LICENSE}
+        sys.exit(codes.get(type(error), EXIT_FAILED))
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
 

@@ -32,7 +32,7 @@ def show(console: Console) -> None:
             f"[bold]{model.name}[/]\n[dim]{model.description}[/]",
             model.pool,
             model.licence,
-            decimal(model.wheel.size),
+            decimal(model.download),
             decimal(model.size) if there else "[dim]not fetched[/]",
         )
     console.print(table)

@@ -137,6 +137,11 @@ class EmbeddedRedis:
             raise RuntimeError("the Redis server has not been started")
         return self._child
 
+    def count_keys(self, pattern: str) -> int:
+        """How many keys it holds whose names fit the pattern of SCAN."""
+        with redis.Redis.from_url(self.url) as client:
+            return sum(1 for _ in client.scan_iter(match=pattern, count=1000))
+
     def start(self) -> None:
         """Start and wait until it answers. Raises RedisServerError."""
         self._child = Child("redis", [sys.executable, "-m", "cli.child", *self._command()], log=self._log)

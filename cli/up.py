@@ -1,4 +1,4 @@
-"""The whole stack on this machine: Redis, a worker for each pool, and the ingress, as processes of their own.
+"""The whole stack on this machine: Redis, licensing, workers of each pool and the ingress, as processes of their own.
 
 `Stack` is for programs (the demo, the tests, the benchmarks), `run` is the command `steno up`. However the program
 that holds a Stack ends, the stack's processes end with it (`cli.child`).
@@ -13,7 +13,8 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,11 +22,11 @@ from typing import Self
 from rich.console import Console
 from rich.markup import escape
 
-from cli import models, redis_server
+from cli import dues, models, redis_server
 from cli.child import Child, died_of
 from wire import service
 from wire.errors import SettingsError, StackError
-from wire.params import POOL_OF_MODEL
+from workers.entry import POOLS
 from workers.settings import WorkerSettings
 
 DEFAULT_PORT = 8080
@@ -47,8 +48,9 @@ class StackFailed(StackError):
 class Stack:
     """Everything that a client needs, running. A context manager: ready when entered, gone when left.
 
-    `port` 0 takes any free one; `env` are variables for the services on top of ours. Raises StackFailed,
-    redis_server.RedisServerError, or SettingsError when entered. Fetch the weights before (`fetch_weights`).
+    `port` 0 takes any free one; `env` are variables for the services on top of ours; each pool has so many `workers`.
+    Raises StackFailed, redis_server.RedisServerError, or SettingsError when entered. Fetch the weights before
+    (`fetch_weights`).
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Stack:
         env: Mapping[str, str] | None = None,
         verbose: bool = False,
         announce: Announce | None = None,
+        workers: int = 1,
     ) -> None:
         self.host = host
         self.port = port
@@ -67,18 +70,22 @@ class Stack:
         #: Service -> the port of its probe (/health, /metrics) on this machine.
         self.probe_ports: dict[str, int] = {}
         self._redis_url = redis_url
-        self._env = _defaults(verbose) | dict(env or {})
+        self._env = _defaults(verbose, workers * len(self.pools)) | dict(env or {})
+        self._workers = workers
         self._verbose = verbose
         self._announce = announce
         self._redis: redis_server.EmbeddedRedis | None = None
         self._services: dict[str, Child] = {}
+        self._whats: dict[str, str] = {}
+        self._again: dict[str, Callable[[], Child]] = {}
         self._folder: Path | None = None
 
     @property
     def url(self) -> str:
         """Where clients connect."""
         name = "localhost" if self.host in (LOCAL_HOST, "0.0.0.0", "::") else self.host  # noqa: S104 a comparison
-        return f"ws://{name}:{self.port}"
+        scheme = "wss" if self._env.get("TLS_CERT_FILE", os.environ.get("TLS_CERT_FILE")) else "ws"
+        return f"{scheme}://{name}:{self.port}"
 
     @property
     def pids(self) -> dict[str, int]:
@@ -115,6 +122,13 @@ class Stack:
             if (code := child.exit_code) is not None:
                 raise StackFailed(f"{child.name} died ({died_of(code)})\n{child.tail()}".rstrip())
 
+    def restart(self, name: str) -> None:
+        """Begin a service anew, which has ended or is ended now by force, and wait until it is ready."""
+        self._services[name].kill()
+        started_s = time.monotonic()
+        self._services[name] = self._again[name]()
+        self._wait([name], started_s)
+
     def watch(self) -> None:
         """Block for as long as all is well. Raises StackFailed when it is not."""
         while True:
@@ -135,19 +149,16 @@ class Stack:
         self._folder = Path(tempfile.mkdtemp(prefix="steno-up-"))
         redis_url = self._redis_url or self._start_redis()
         started_s = time.monotonic()
+        self._start_dues(redis_url)
+        settings = service.load(WorkerSettings)
         for pool in self.pools:
-            self._spawn(pool, ["worker", pool], {"REDIS_URL": redis_url})
+            what = f"{settings.model_of(pool)}, {settings.slots} slots"
+            for number in range(1, self._workers + 1):
+                name = f"{pool}-{number}" if self._workers > 1 else pool
+                self._spawn(name, what, ["worker", pool], {"REDIS_URL": redis_url})
         where = {"HOST": self.host, "PORT": str(self.port), "REDIS_URL": redis_url}
-        self._spawn("ingress", ["ingress"], where)
-        waiting = dict.fromkeys(self._services)
-        while waiting:
-            self.check()
-            for name in [name for name in waiting if _is_ready(self.probe_ports[name])]:
-                del waiting[name]
-                self._tell(name, self._about(name), started_s)
-            if time.monotonic() - started_s > READY_TIMEOUT_S:
-                raise StackFailed(f"not ready after {READY_TIMEOUT_S:.0f} s: {', '.join(waiting)}")
-            time.sleep(_POLL_S)
+        self._spawn("ingress", self.url, ["ingress"], where)
+        self._wait(self._services, started_s)
 
     def _start_redis(self) -> str:
         started_s = time.monotonic()
@@ -156,11 +167,34 @@ class Stack:
         self._tell("redis", "in memory, for this stack only", started_s)
         return self._redis.url
 
-    def _spawn(self, name: str, command: Sequence[str], env: Mapping[str, str]) -> None:
-        self.probe_ports[name] = _free_port()
+    def _wait(self, names: Iterable[str], started_s: float) -> None:
+        """Until they are ready."""
+        waiting = dict.fromkeys(names)
+        while waiting:
+            self.check()
+            for name in [name for name in waiting if is_ready(self.probe_ports[name])]:
+                del waiting[name]
+                self._tell(name, self._whats[name], started_s)
+            if time.monotonic() - started_s > READY_TIMEOUT_S:
+                raise StackFailed(f"not ready after {READY_TIMEOUT_S:.0f} s: {', '.join(waiting)}")
+            time.sleep(_POLL_S)
+
+    def _start_dues(self, redis_url: str) -> None:
+        """Licensing; usage where there is a tracker to tell."""
+        env, where = {**os.environ, **self._env}, {"REDIS_URL": redis_url}
+        local = dues.local_license_variables(env)
+        what = "a local licence: of this machine for itself" if local else env["LICENSE_FILE_PATH"]
+        self._spawn("licensing", what, ["licensing"], local | where)
+        if tracker := env.get("USAGE_TRACKER_URL"):
+            self._spawn("usage", tracker, ["usage"], where)
+
+    def _spawn(self, name: str, what: str, command: Sequence[str], env: Mapping[str, str]) -> None:
+        self._whats[name] = what
+        self.probe_ports[name] = free_port()
         variables = {**self._env, **env, "PROBE_HOST": LOCAL_HOST, "PROBE_PORT": str(self.probe_ports[name])}
         words = [sys.executable, "-m", "cli.main", *command, "--with-parent"]
-        self._services[name] = Child(name, words, variables, self._log(name))
+        self._again[name] = partial(Child, name, words, variables, self._log(name))
+        self._services[name] = self._again[name]()
 
     def _tell(self, name: str, what: str, started_s: float) -> None:
         if self._announce:
@@ -170,24 +204,24 @@ class Stack:
         """Where a service's output goes; None: to the terminal."""
         return None if self._verbose or self._folder is None else self._folder / f"{name}.log"
 
-    def _about(self, name: str) -> str:
-        if name == "ingress":
-            return self.url
-        settings = service.load(WorkerSettings)
-        return f"{settings.model}, {settings.slots} slots"
-
 
 def run(
-    port: int, pools: Sequence[str], host: str, redis_url: str | None, verbose: bool, console: Console
+    port: int,
+    pools: Sequence[str],
+    host: str,
+    redis_url: str | None,
+    verbose: bool,
+    workers: int,
+    console: Console,
 ) -> None:
     """`steno up`: serve until Ctrl-C or SIGTERM. Raises StackError."""
     check_pools(pools)
     with signals_as_ctrl_c():
         try:
             _checked_port(host, port)  # before a long download
-            fetch_weights(console, with_redis=redis_url is None)
+            fetch_weights(console, with_redis=redis_url is None, pools=pools)
             announce = announcer(console)
-            stack = Stack(port, pools, host, redis_url, verbose=verbose, announce=announce)
+            stack = Stack(port, pools, host, redis_url, verbose=verbose, announce=announce, workers=workers)
             with stack:
                 console.print(f"\n[bold]serving {stack.url}[/]   Ctrl-C stops", highlight=False)
                 console.print("[dim]try, in another terminal:  steno transcribe FILE   or   steno mic[/]")
@@ -196,10 +230,10 @@ def run(
             console.print("stopped")
 
 
-def fetch_weights(console: Console, with_redis: bool = True) -> None:
+def fetch_weights(console: Console, with_redis: bool = True, pools: Sequence[str] = ("english",)) -> None:
     """What a stack needs, fetched where it is missing. Raises WeightsError, RedisServerError, SettingsError."""
     settings = service.load(WorkerSettings)
-    models.fetch([settings.model, settings.vad], console)
+    models.fetch([*dict.fromkeys(map(settings.model_of, pools)), settings.vad], console)
     if with_redis:
         with models.progress_bar("redis-server", console) as progress:
             redis_server.find(progress)
@@ -218,7 +252,7 @@ def announcer(console: Console) -> Announce:
 
 def check_pools(pools: Sequence[str]) -> None:
     """Raises SettingsError for a pool that nobody serves."""
-    known = sorted(set(POOL_OF_MODEL.values()))
+    known = sorted(POOLS)
     unknown = [pool for pool in pools if pool not in known]
     if unknown or not pools:
         raise SettingsError(
@@ -263,24 +297,25 @@ def _why_no_port(host: str, port: int, error: OSError) -> str:
     return f"cannot listen on {host} port {port}: {os.strerror(error.errno) if error.errno else error}"
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     return _checked_port(LOCAL_HOST, 0)
 
 
-def _defaults(verbose: bool) -> dict[str, str]:
+def _defaults(verbose: bool, workers: int) -> dict[str, str]:
     """What suits a desk better than the services' own defaults, unless the operator has set it."""
     level = "INFO" if verbose else "WARNING"
     wanted = {
         "LOGGING_LEVEL": level,
         "DRAIN_GRACE_S": f"{STOP_GRACE_S / 2:g}",
         # Threads of one model wait for each other many times a step: where one core is busy with something else, as on
-        # a desk, a model on all cores was measured 20 times slower than on half of them.
-        "THREADS": str(max(1, (os.cpu_count() or 1) // 2)),
+        # a desk, a model on all cores was measured 20 times slower than on half of them. `workers` share these.
+        "THREADS": str(max(1, (os.cpu_count() or 1) // max(1, 2 * workers))),
     }
     return {name: value for name, value in wanted.items() if name not in os.environ}
 
 
-def _is_ready(port: int) -> bool:
+def is_ready(port: int) -> bool:
     """Whether the probe on this port answers that its service is ready."""
     connection = http.client.HTTPConnection(LOCAL_HOST, port, timeout=2)
     try:

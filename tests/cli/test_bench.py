@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 
-COMMANDS = ("accuracy", "worker", "latency")
+COMMANDS = ("accuracy", "worker", "latency", "handshake")
 
 
 def bench(*words: str):
@@ -52,3 +52,11 @@ def test_a_short_run_prints_a_table(tmp_path) -> None:
     assert found.exit_code == 0, found.output
     assert "live sessions (goal: 8)" in found.output
     assert "worker.png" in found.output
+
+
+def test_a_short_run_of_handshakes_needs_no_weights(tmp_path) -> None:
+    found = bench("handshake", "--quick", "--connections", "10", "--out", str(tmp_path))
+    assert found.exit_code == 0, found.output
+    assert "goal: none above 1000 ms" in found.output
+    assert json.loads((tmp_path / "handshake.json").read_text())["rounds"][0]["opened"] == 10
+    assert (tmp_path / "handshake.png").read_bytes().startswith(b"\x89PNG")

@@ -10,8 +10,8 @@ def answer(end_s: float, final_ms: float | None = 500.0, gap_ms: float = 600.0) 
     return Answer(end_s, final_ms, final_ms, 500.0, (gap_ms,))
 
 
-def judged(*answers: Answer, late: float = 1.0, errors: tuple[str, ...] = ()):
-    return bench_worker.judged(2, [answers, answers], [late] * 10, errors)
+def judged(*answers: Answer, late: float = 1.0, errors: tuple[str, ...] = (), end_ms: float = 300):
+    return bench_worker.judged(2, [answers, answers], [late] * 10, errors, [200, end_ms])
 
 
 def test_a_level_that_answers_in_time_holds() -> None:
@@ -30,6 +30,7 @@ def test_a_level_that_answers_in_time_holds() -> None:
         (judged(*(answer(n) for n in range(9)), answer(9, final_ms=None)), "phrases without a final"),
         (judged(*(answer(n) for n in range(9)), late=80), "the generator itself was late"),
         (judged(*(answer(n) for n in range(9)), errors=("refused",)), "sessions failed"),
+        (judged(*(answer(n) for n in range(9)), end_ms=5_001), "ends too late"),
         (judged(), "nothing was measured"),
     ],
 )
@@ -50,4 +51,5 @@ def test_the_real_stack_is_measured() -> None:
     assert level["phrases"] >= 2
     assert level["final_p50_ms"] > 160  # no final can come before the shortest silence that ends a turn
     assert level["cores"]["english"] > 0
+    assert level["end_max_ms"] > 0
     assert result["holds"] in (0, 2)

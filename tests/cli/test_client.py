@@ -54,6 +54,18 @@ def test_what_the_server_is_asked(partner, scripts) -> None:
 
 
 @pytest.mark.parametrize(
+    "model,asked",
+    [
+        (None, {"language": ["fr"]}),
+        ("whisper-rt", {"speech_model": ["whisper-rt"], "language_codes": ['["fr"]']}),
+    ],
+)
+def test_a_language_chooses_the_model_unless_one_is_named(model, asked) -> None:
+    query = parse_qs(urlsplit(Request(language="fr", speech_model=model).url()).query)
+    assert query == {"sample_rate": ["16000"], "format_turns": ["true"]} | asked
+
+
+@pytest.mark.parametrize(
     "endpoint,url",
     [
         ("ws://localhost:8080", "ws://localhost:8080?sample_rate=16000&format_turns=true"),
@@ -66,7 +78,8 @@ def test_the_endpoint_keeps_its_path_and_query(endpoint, url) -> None:
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["http://localhost:8080", "localhost:8080", "", "ws://", "file:///tmp/x"]
+    "endpoint",
+    ["http://localhost:8080", "localhost:8080", "", "ws://", "file:///tmp/x", "ws://h:99999", "ws://h:x"],
 )
 def test_an_endpoint_that_is_none_is_told(endpoint) -> None:
     with pytest.raises(SessionFailed, match="no WebSocket address"):
@@ -146,6 +159,25 @@ def test_an_error_in_the_audio_is_raised_as_it_is(partner) -> None:
         converse(server.url, broken())
 
 
+def test_a_bug_in_the_audio_is_raised_as_it_is(partner) -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        yield CHUNK
+        raise ZeroDivisionError
+
+    server = partner(lambda partner, connection: partner.listen(connection))
+    with pytest.raises(ZeroDivisionError):
+        converse(server.url, broken())
+
+
+def test_an_error_without_a_code_is_shown(partner, scripts) -> None:
+    def script(partner, connection) -> None:
+        partner.send(connection, error="out of order", type="Error")
+        connection.close(3005, "See Error message for details")
+
+    with pytest.raises(ServerError, match="out of order"):
+        converse(partner(script).url)
+
+
 def test_paced_chunks_come_when_they_have_been_spoken() -> None:
     async def play() -> list[float]:
         started_s = time.monotonic()
@@ -162,6 +194,45 @@ def test_unpaced_chunks_do_not_wait(partner, scripts) -> None:
     assert session.audio_s == pytest.approx(120)
     assert time.monotonic() - started_s < 60
     assert len(server.audio) == len(CHUNK) * 2_400
+
+
+def test_a_long_recording_does_not_run_too_far_ahead(partner, scripts, monkeypatch) -> None:
+    """A server ends a session with more than five minutes waiting; words that come back let the client go on."""
+    monkeypatch.setattr(client, "MAX_AHEAD_S", 2.0)
+    stops_ms: list[int] = []
+
+    def script(server, connection) -> None:
+        """Says what it has heard only when nothing has come for a while."""
+        server.begin(connection)
+        while True:
+            try:
+                message = connection.recv(timeout=0.2)
+            except TimeoutError:
+                stops_ms.append(len(server.audio) // 32)
+                connection.send(json.dumps(scripts.turn(0, [scripts.word("on", 0, stops_ms[-1])])))
+                continue
+            if isinstance(message, str):
+                return server.end(connection)
+            server.audio += message
+
+    server = partner(script)
+    _, session = converse(server.url, client.unpaced([bytes(16_000)] * 24))
+    assert (session.audio_s, len(server.audio)) == (12.0, 24 * 16_000)
+    assert 2_000 < stops_ms[0] <= 3_500
+    assert len(stops_ms) >= 2
+
+
+def test_what_was_heard_does_not_go_back(partner, scripts) -> None:
+    """A word that is taken back leaves an earlier one last; the audio was heard all the same."""
+
+    def script(server, connection) -> None:
+        server.begin(connection)
+        server.listen(connection)
+        for end_ms in (900, 400):
+            connection.send(json.dumps(scripts.turn(0, [scripts.word("on", 0, end_ms)])))
+        server.end(connection)
+
+    assert converse(partner(script).url)[1].heard_s == 0.9
 
 
 def test_ctrl_c_ends_the_audio_and_waits_for_the_rest(partner, scripts) -> None:

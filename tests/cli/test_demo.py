@@ -36,7 +36,9 @@ def test_a_long_recording_is_played_up_to_the_pause() -> None:
 
 
 def test_figures_say_what_was_measured() -> None:
-    session = Session(0.0, 12.3, Latencies(0.0, 6.7, first_partial_ms=[500.0], final_ms=[480.0, 520.0]))
+    session = Session(
+        0.0, 12.3, latencies=Latencies(0.0, 6.7, first_partial_ms=[500.0], final_ms=[480.0, 520.0])
+    )
     text = told(demo.print_figures, session, 0.12)
     for figure in ("12 s of audio", "7 ms", "500 ms", "500 ms (median of 2; 480 to 520)", "0.12"):
         assert figure in text

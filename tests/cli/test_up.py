@@ -56,6 +56,12 @@ def test_the_url_is_one_that_clients_can_use(host, url) -> None:
     assert Stack(9, host=host).url == url
 
 
+def test_the_url_says_when_it_is_tls(monkeypatch) -> None:
+    assert Stack(9, env={"TLS_CERT_FILE": "c.pem", "TLS_KEY_FILE": "k.pem"}).url == "wss://localhost:9"
+    monkeypatch.setenv("TLS_CERT_FILE", "c.pem")
+    assert Stack(9).url == "wss://localhost:9"
+
+
 @pytest.mark.parametrize("pools", [["klingon"], ["english", "klingon"], []])
 def test_unknown_pools_are_told_with_the_known_ones(pools) -> None:
     with pytest.raises(SettingsError, match=r"there are: .*english"):
@@ -65,9 +71,9 @@ def test_unknown_pools_are_told_with_the_known_ones(pools) -> None:
 def test_the_desk_s_defaults_give_way_to_the_operator_s(monkeypatch) -> None:
     for name in ("LOGGING_LEVEL", "DRAIN_GRACE_S", "THREADS"):
         monkeypatch.delenv(name, raising=False)
-    assert up._defaults(verbose=False).keys() == {"LOGGING_LEVEL", "DRAIN_GRACE_S", "THREADS"}
+    assert up._defaults(verbose=False, workers=1).keys() == {"LOGGING_LEVEL", "DRAIN_GRACE_S", "THREADS"}
     monkeypatch.setenv("THREADS", "7")
-    assert "THREADS" not in up._defaults(verbose=False)
+    assert "THREADS" not in up._defaults(verbose=False, workers=1)
 
 
 def test_sigterm_is_as_ctrl_c_and_only_meanwhile() -> None:
@@ -78,7 +84,7 @@ def test_sigterm_is_as_ctrl_c_and_only_meanwhile() -> None:
 
 
 def test_a_port_without_a_probe_is_not_ready(free_port) -> None:
-    assert not up._is_ready(free_port())
+    assert not up.is_ready(free_port())
 
 
 def test_ready_lines_are_one_each() -> None:

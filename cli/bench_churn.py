@@ -1,0 +1,187 @@
+"""What many short sessions leave behind: memory, files, tasks and keys, before and after.
+
+Real ingress and Redis as processes, a scripted worker and the clients in processes of their own. The clients are of
+every kind: well-behaved, vanishing in mid-speech, leaving before Begin, sending nonsense, too much, no audio,
+or what cannot be decoded.
+"""
+
+import asyncio
+import contextlib
+import multiprocessing
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
+
+from cli import bench_scripted, redis_server, up
+from cli.bench_machine import metric, tool
+from wire.streams import FORGOTTEN_TTL_S
+
+AT_ONCE = 50
+WARM_UP = 1_000
+FRAME = bytes(3_200)  # 100 ms
+#: Keys of ended sessions live so long; then nothing may be left of them.
+KEYS_GONE_S = 2.0 * FORGOTTEN_TTL_S
+KINDS = (
+    *("good", "vanishing", "early", "nonsense", "too long", "wordless", "bad parameter"),
+    *("mu-law", "broken opus", "broken aac"),
+)
+_QUERIES = {
+    "bad parameter": "sample_rate=4000",
+    "mu-law": "sample_rate=16000&encoding=pcm_mulaw",
+    "broken opus": "encoding=opus",
+    "broken aac": "encoding=aac",
+}
+#: What cannot be decoded: no packet of Opus, and more than is searched for the first frame of AAC.
+_BROKEN = {"broken opus": b"\xff" * 400, "broken aac": bytes(70_000)}
+METHOD = (
+    "Real ingress and Redis as processes, a scripted worker (no model) and the clients in processes of their own, "
+    f"{AT_ONCE} sessions at a time, kinds in turn at random: {', '.join(KINDS)}. Measured after {WARM_UP} sessions of "
+    "warm-up and again after all; keys are counted once the last session's have had their time to expire. "
+    "growth: memory of the ingress process, after less before, per thousand sessions between."
+)
+
+
+def run(sessions: int, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Measure. Raises StackError."""
+    with redis_server.EmbeddedRedis() as redis:
+        stack = up.Stack(pools=(), redis_url=redis.url, env={"MAX_SESSIONS": str(4 * AT_ONCE)})
+        with bench_scripted.running(redis.url), stack:
+            tell(f"warming up with {WARM_UP} sessions")
+            _churn(stack.url, WARM_UP, 0)
+            _until_no_keys(redis)
+            before = _state(stack, redis)
+            tell(f"{sessions} sessions")
+            started_s = time.monotonic()
+            outcomes = _churn(stack.url, sessions, 1)
+            seconds = time.monotonic() - started_s
+            tell("waiting for keys to expire")
+            _until_no_keys(redis)
+            after = _state(stack, redis)
+    grown_kib = (after["ingress_rss_kib"] - before["ingress_rss_kib"]) * 1000 / sessions
+    return {
+        "settings": {"sessions": sessions, "at_once": AT_ONCE},
+        "method": METHOD,
+        "before": before,
+        "after": after,
+        "outcomes": outcomes,
+        "seconds": round(seconds, 1),
+        "growth_kib_per_1000": round(grown_kib, 1),
+        "leaks": leaks(before, after),
+    }
+
+
+def leaks(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
+    """What is left that should not be: names of measures."""
+    return [
+        name for name in ("tasks", "files", "sessions_open", "session_keys") if after[name] > before[name]
+    ]
+
+
+def _churn(url: str, sessions: int, seed: int) -> dict[str, int]:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_clients, url, sessions, seed).result()
+
+
+def _clients(url: str, sessions: int, seed: int) -> dict[str, int]:
+    return asyncio.run(_all(url, sessions, seed))
+
+
+async def _all(url: str, sessions: int, seed: int) -> dict[str, int]:
+    kinds = random.Random(seed)
+    outcomes: Counter[str] = Counter()
+    waiting = [kinds.choice(KINDS) for _ in range(sessions)]
+
+    async def one_after_another() -> None:
+        while waiting:
+            kind = waiting.pop()
+            outcomes[f"{kind}: {await _session(url, kind)}"] += 1
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(AT_ONCE):
+            tasks.create_task(one_after_another())
+    return dict(sorted(outcomes.items()))
+
+
+async def _session(url: str, kind: str) -> str:
+    """One session of its kind; how it ended for the client: a close code, or what it did itself."""
+    query = f"?{_QUERIES.get(kind, 'sample_rate=16000')}"
+    try:
+        connection = await connect(
+            url + query, additional_headers={"Authorization": "bench"}, compression=None, proxy=None
+        )
+    except (OSError, TimeoutError, InvalidHandshake) as error:
+        return f"not connected, {type(error).__name__}"
+    try:
+        if kind == "early":
+            await connection.close()
+            return "left"
+        await connection.recv()
+        for _ in range(3 if kind != "wordless" else 0):
+            await connection.send(_BROKEN.get(kind, FRAME))
+        match kind:
+            case "vanishing":
+                connection.transport.abort()
+                return "vanished"
+            case "nonsense":
+                await connection.send("{")
+            case "too long":
+                await connection.send(FRAME * 12)
+            case _:
+                await connection.send('{"type":"Terminate"}')
+        while True:
+            await connection.recv()
+    except ConnectionClosed as closed:
+        return str(closed.rcvd.code if closed.rcvd else "lost")
+    finally:
+        with contextlib.suppress(Exception):
+            await connection.close()
+
+
+def _state(stack: up.Stack, redis: redis_server.EmbeddedRedis) -> dict[str, float]:
+    """The ingress process and Redis, at rest."""
+    port = stack.probe_ports["ingress"]
+    _until(lambda: _value(port, "steno_sessions_open") == 0, 30, "sessions that do not end")
+    time.sleep(1.5)  # the gauge of tasks is set once a second
+    process = tool("psutil").Process(stack.pids["ingress"])
+    family = [process, *process.children(recursive=True)]
+    ingress = max(family, key=lambda member: member.memory_info().rss)
+    return {
+        "ingress_rss_kib": ingress.memory_info().rss // 1024,
+        "files": ingress.num_fds(),
+        "threads": ingress.num_threads(),
+        "tasks": _value(port, "steno_tasks"),
+        "sessions_open": _value(port, "steno_sessions_open"),
+        "session_keys": _session_keys(redis),
+    }
+
+
+def _value(port: int, name: str) -> float:
+    """Raises StackFailed for a metric that is not there: two wrong states would look alike."""
+    found = metric(port, name).get("")
+    if found is None:
+        raise up.StackFailed(f"the ingress tells no {name}")
+    return found
+
+
+def _session_keys(redis: redis_server.EmbeddedRedis) -> int:
+    return redis.count_keys("*session*")
+
+
+def _until_no_keys(redis: redis_server.EmbeddedRedis) -> None:
+    _until(lambda: not _session_keys(redis), KEYS_GONE_S, "keys that outlive their sessions")
+
+
+def _until(condition: Callable[[], bool], within_s: float, what: str) -> None:
+    """Raises StackFailed when it does not come true: then that is the leak."""
+    deadline_s = time.monotonic() + within_s
+    while not condition():
+        if time.monotonic() > deadline_s:
+            raise up.StackFailed(f"{what}, after {within_s:.0f} s")
+        time.sleep(0.2)

@@ -1,0 +1,132 @@
+"""A worker without a model, for benchmarks in which ingress or Redis is what is measured.
+
+It takes every offer of the english pool, reads all audio as a worker does, tells a partial for each half second of it,
+and answers Terminate with one final. It runs as a process of its own until its pipe is closed.
+"""
+
+import asyncio
+import multiprocessing
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+from wire.entries import (
+    SAMPLE_RATE,
+    AudioFrame,
+    Event,
+    Lease,
+    Order,
+    Publication,
+    SessionEvent,
+    WorkerLoad,
+)
+from wire.keys import Keys
+from wire.messages import Turn, Word, dump
+from wire.service import new_event_loop
+from wire.streams import Bus
+
+POOL, NAME = "english", "scripted"
+PARTIAL_S = 0.5
+_STEP_S, _RENEW_S, _LEASE_S = 0.02, 1.0, 60
+
+
+@dataclass
+class _Served:
+    lease: Lease
+    cursor: bytes = b"0-0"
+    samples: int = 0
+    told: int = 0
+    sequence: int = 0
+
+    def event(self, kind: Event, final: bool = False, text: str = "") -> SessionEvent:
+        number, self.sequence = self.sequence, self.sequence + 1
+        heard_ms, order = self.samples * 1000 // SAMPLE_RATE, 0 if text else -1
+        return SessionEvent(
+            self.lease.session, self.lease.generation, number, kind, heard_ms, order, final, text
+        )
+
+    def turn(self, final: bool) -> SessionEvent:
+        end_ms = max(1, self.samples * 1000 // SAMPLE_RATE)
+        word = Word(0, end_ms, "words", 0.9, final)
+        text = dump(Turn(0, False, final, "words" if final else "", 0.5, (word,)))
+        return self.event(Event.MESSAGE, final, text)
+
+
+@contextmanager
+def running(redis_url: str) -> Iterator[int]:
+    """The worker, while inside; its process id."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_main, args=(redis_url, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        ours.recv()
+        yield process.pid or 0
+    finally:
+        ours.close()
+        process.join(10)
+
+
+def _main(redis_url: str, owner: Connection) -> None:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(_serve(redis_url, owner))
+
+
+async def _serve(redis_url: str, owner: Connection) -> None:
+    bus = Bus(redis_url, Keys())
+    served: dict[str, _Served] = {}
+    gone = asyncio.Event()
+    asyncio.get_running_loop().add_reader(owner.fileno(), gone.set)
+    await bus.join(POOL)
+    owner.send("ready")
+    async with asyncio.TaskGroup() as tasks:
+        loops = [tasks.create_task(_take(bus, served)), tasks.create_task(_step(bus, served))]
+        loops.append(tasks.create_task(_renew(bus, served)))
+        await gone.wait()
+        for loop in loops:
+            loop.cancel()
+    await bus.close()
+
+
+async def _take(bus: Bus, served: dict[str, _Served]) -> None:
+    while True:
+        leases = await bus.take(POOL, NAME, 1000, 500)
+        served.update((lease.session, _Served(lease)) for lease in leases)
+        await bus.publish(
+            [Publication(lease, (served[lease.session].event(Event.TAKEN),)) for lease in leases]
+        )
+
+
+async def _renew(bus: Bus, served: dict[str, _Served]) -> None:
+    while True:
+        await bus.renew(POOL, NAME, [one.lease for one in served.values()])
+        await bus.report(POOL, NAME, WorkerLoad(100_000, 100_000, 0, int(time.time()) + _LEASE_S, NAME))
+        await asyncio.sleep(_RENEW_S)
+
+
+async def _step(bus: Bus, served: dict[str, _Served]) -> None:
+    while True:
+        started_s = time.monotonic()
+        outbox: list[Publication] = []
+        over: list[Lease] = []
+        for session, logged in (await bus.read({name: one.cursor for name, one in served.items()})).items():
+            one = served[session]
+            one.cursor = logged.cursor
+            orders = [entry.order for _, entry in logged.entries if not isinstance(entry, AudioFrame)]
+            ends = [entry.end for _, entry in logged.entries if isinstance(entry, AudioFrame)]
+            one.samples = max([one.samples, *ends])
+            if Order.TERMINATE in orders:
+                outbox.append(Publication(one.lease, (one.turn(True), one.event(Event.DONE))))
+            if Order.TERMINATE in orders or Order.ABANDON in orders:
+                over.append(one.lease)
+            elif one.samples - one.told >= PARTIAL_S * SAMPLE_RATE:
+                one.told = one.samples
+                outbox.append(Publication(one.lease, (one.turn(False),)))
+        await bus.publish(outbox)
+        await bus.settle(POOL, NAME, over)
+        for lease in over:
+            served.pop(lease.session, None)
+        await asyncio.sleep(max(0.0, started_s + _STEP_S - time.monotonic()))
