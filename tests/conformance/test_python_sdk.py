@@ -229,7 +229,7 @@ def test_a_token_is_as_good_as_a_key(url):
     client, heard = StreamingClient(StreamingClientOptions(api_host=url, token="temporary")), Heard()
     heard.listen_to(client)
     client.connect(parameters())
-    client.stream(clip_pcm(FOX)[:64_000])
+    client.stream(clip_pcm(FOX)[:32_000])
     client.disconnect(terminate=True)
     assert heard.terminations
     assert not heard.errors

@@ -44,7 +44,7 @@ CLIPS = tuple(TRANSCRIPTS)
 
 def recognizer(precision: str) -> Redecoder:
     settings = load(WorkerSettings)
-    folder = checkpoints.locate(settings.model)
+    folder = checkpoints.locate(settings.model_of("english"))
     config, weights = checkpoints.load(folder)
     _, vad_weights = checkpoints.load(checkpoints.locate(settings.vad))
     pieces = checkpoints.pieces(folder)
@@ -104,14 +104,17 @@ def heard(request) -> dict[str, list[Word]]:
 
 @pytest.mark.parametrize("clip", CLIPS)
 def test_words_of_each_recording(heard, clip):
-    text = join(heard[clip])
+    text = join([word.text for word in heard[clip]])
     rate = error_rate(TRANSCRIPTS[clip], text)
     assert rate <= AT_MOST.get(clip, 0.0), f"{rate:.3f}\nsaid:  {TRANSCRIPTS[clip]}\nheard: {text}"
 
 
 def test_words_of_all_recordings(heard):
     said = {clip: len(bare_words(TRANSCRIPTS[clip])) for clip in CLIPS}
-    wrong = sum(error_rate(TRANSCRIPTS[clip], join(heard[clip])) * said[clip] for clip in CLIPS)
+    wrong = sum(
+        error_rate(TRANSCRIPTS[clip], join([word.text for word in heard[clip]])) * said[clip]
+        for clip in CLIPS
+    )
     assert wrong / sum(said.values()) <= AT_MOST_OVERALL
 
 
@@ -137,4 +140,6 @@ def test_confidence_of_each_recording(heard, clip):
 def test_neighbours_do_not_matter(heard):
     """A clip alone gives the words it gave among seven others."""
     alone = transcribe(recognizer("float32"), ["quick_brown_fox.wav"])
-    assert bare_words(join(alone["quick_brown_fox.wav"])) == bare_words(join(heard["quick_brown_fox.wav"]))
+    assert bare_words(join([word.text for word in alone["quick_brown_fox.wav"]])) == bare_words(
+        join([word.text for word in heard["quick_brown_fox.wav"]])
+    )

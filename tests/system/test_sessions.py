@@ -28,7 +28,14 @@ pytestmark = [pytest.mark.weights, pytest.mark.timeout(120)]
 
 POOL = "english"
 #: Workers that notice a death soon, and tell their load often.
-BRISK = {"LEASE_S": "1", "REPORT_S": "0.2", "THREADS": "1", "LOGGING_LEVEL": "WARNING", "DRAIN_GRACE_S": "0"}
+BRISK = {
+    "LICENSE_REQUIRED": "false",
+    "LEASE_S": "1",
+    "REPORT_S": "0.2",
+    "THREADS": "1",
+    "LOGGING_LEVEL": "WARNING",
+    "DRAIN_GRACE_S": "0",
+}
 READY_S = 60.0
 
 WaitUntil = Callable[..., Any]
@@ -340,7 +347,7 @@ def test_a_stack_that_stops_leaves_no_lease_and_no_key_that_stays(redis_url, key
 
 
 def test_a_worker_without_weights_says_what_to_run(tmp_path):
-    env = {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path), "REDIS_URL": "redis://127.0.0.1:1/0"}
+    env = {"STENO_CACHE": str(tmp_path), "HOME": str(tmp_path), "REDIS_URL": "redis://127.0.0.1:1/0"}
     worker = Child("worker", [sys.executable, "-m", "cli.main", "worker", POOL], env, tmp_path / "log")
     try:
         assert worker.wait(READY_S)

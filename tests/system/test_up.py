@@ -78,7 +78,7 @@ def test_it_serves_until_it_is_asked_to_stop(number, start, wait_until_sync) -> 
     wait_until_sync(lambda: stack.url or stack.process.poll() is not None, within_s=READY_S)
     assert stack.process.poll() is None, stack.text
     ready = [line.split()[1] for line in stack.text.splitlines() if line.startswith("ready")]
-    assert sorted(ready) == ["english", "ingress", "redis"]
+    assert sorted(ready) == ["english", "ingress", "licensing", "redis"]
 
     heard = subprocess.run(
         [sys.executable, "-m", "cli.main", "transcribe", DATA / "hello_world.wav", "--endpoint", stack.url],
@@ -91,7 +91,7 @@ def test_it_serves_until_it_is_asked_to_stop(number, start, wait_until_sync) -> 
     assert re.sub(r"[^a-z\s]", "", heard.stdout.lower()).split() == ["hello", "world"]
 
     family = stack.family()
-    assert len(family) >= 5  # itself, Redis and its keeper, the worker, the ingress
+    assert len(family) >= 6  # itself, Redis and its keeper, licensing, the worker, the ingress
     stack.process.send_signal(number)
     assert stack.process.wait(30) == 0
     assert stack.text.splitlines()[-1] == "stopped"
@@ -149,9 +149,9 @@ def test_two_stacks_live_side_by_side() -> None:
     with Stack() as first, Stack() as second:
         assert first.url != second.url
         assert not set(first.pids.values()) & set(second.pids.values())
-        assert first.probe_ports.keys() == {"english", "ingress"}
+        assert first.probe_ports.keys() == {"licensing", "english", "ingress"}
 
 
 def test_a_running_redis_can_be_used_instead(redis_url, namespace) -> None:
     with Stack(redis_url=redis_url, env={"NAMESPACE": namespace}) as stack:
-        assert stack.pids.keys() == {"english", "ingress"}
+        assert stack.pids.keys() == {"licensing", "english", "ingress"}
