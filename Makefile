@@ -7,6 +7,8 @@ PYTHON ?= python3
 PIP_ARGS ?=
 # More options for pytest: make test PYTEST_ARGS="-k turns -x"
 PYTEST_ARGS ?=
+# Files of tests that run at the same time; many of them wait rather than compute.
+TEST_PROCESSES ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -34,7 +36,7 @@ up: $(RUN_STAMP)  ## serve ws://localhost:8080 until Ctrl-C
 	@$(BIN)/steno up
 
 test: check weights  ## check, then run the tests (under 20 minutes on two cores)
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 test-all: check weights  ## check, then run all tests, also those that take long
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -53,6 +55,8 @@ bench: $(DEV_STAMP) weights  ## measure accuracy, sessions per machine and laten
 	$(BIN)/steno bench accuracy
 	$(BIN)/steno bench worker
 	$(BIN)/steno bench latency
+	$(BIN)/steno bench handshake
+	$(BIN)/steno bench churn
 
 lock: $(DEV_STAMP)  ## write the versions that are installed now to constraints.txt
 	@$(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools --exclude wheel \
@@ -64,7 +68,7 @@ lock: $(DEV_STAMP)  ## write the versions that are installed now to constraints.
 	@echo "constraints.txt holds $$(grep -c == constraints.txt) versions"
 
 clean:  ## remove what was made here; fetched weights stay (steno models remove)
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-clients build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 weights: $(DEV_STAMP)

@@ -88,7 +88,9 @@ def test_a_crowd_in_a_hurry_loses_no_word(parts: dict[str, Any], seed: int) -> N
     clips = {name: soundfile.read(DATA / name, dtype="int16")[0] for name in names}
     for name, found in told(built(parts, slots=6, precision="auto"), clips, seed).items():
         expected = re.findall(r"[a-z]+", TRANSCRIPTS[name].lower())
-        heard = re.sub(r"we[' ]re\b", "we were", found.text)  # without 8-bit products it hears this: no word is lost
+        heard = re.sub(
+            r"we[' ]re\b", "we were", found.text
+        )  # without 8-bit products it hears this: no word is lost
         assert jiwer.wer(" ".join(expected), heard) <= 0.1, name
 
 
