@@ -14,7 +14,7 @@ webhook       posts what a session heard to where its client wants it, when it h
 offers        offers sessions to their pools, as many in one round trip as wait
 license       what the licence's status allows, decided: who may begin, when the node must stop
 laps          what a session has used, told in cumulative records
-dues          performs both: status heard, places kept, laps written; not called by the server yet
+dues          performs both: status heard, laps written
 pools         which pools are served now, as far as this node knows
 outbox        gathers what the node has to tell Redis, and writes it once per tick
 server        performs what the others decide; the only file that knows websockets

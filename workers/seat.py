@@ -155,9 +155,8 @@ class Seat:
         if flushed_ms is None or flushed_ms < begin_ms:
             return Hypothesis(hops)
         self.leading_ms = None
-        answer = (
-            flushed_ms if flushed_ms > begin_ms else None
-        )  # one that the tracker asked, which took ours along
+        # A later one was asked by the tracker, and took ours along.
+        answer = flushed_ms if flushed_ms > begin_ms else None
         return replace(hypothesis, observations=hops, settled=tuple(self._early), flushed_ms=answer)
 
     def report(self, event: Event, text: str = "") -> Publication:
