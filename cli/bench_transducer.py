@@ -9,6 +9,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 KERNELS = 12
 
 
-def run(  # noqa: PLR0913 what an operator can ask, by name
+def run(
     model: str,
     lookahead: int,
     levels: Sequence[int],
@@ -37,7 +38,10 @@ def run(  # noqa: PLR0913 what an operator can ask, by name
     precision: str = "",
     budget_s: float = 1e9,
 ) -> dict[str, Any]:
-    """Measure each level in turn until one does not hold, or `budget_s` is spent. Raises ValueError for a model it does not know."""
+    """Measure each level in turn until one does not hold, or `budget_s` is spent.
+
+    Raises ValueError for a model that it does not know.
+    """
     started = time.perf_counter()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     precision = precision or ("bfloat16" if device == "cuda" else "float32")
@@ -164,7 +168,7 @@ def main() -> None:
     levels = [int(count) for count in asked.levels.split(",")]
 
     def tell(text: str) -> None:
-        print(text, flush=True)
+        print(text, flush=True)  # noqa: T201 a command's output
 
     result = run(
         asked.model,
@@ -177,8 +181,7 @@ def main() -> None:
         budget_s=asked.budget,
     )
     if asked.out:
-        with open(asked.out, "w", encoding="utf-8") as file:
-            json.dump(result, file, indent=1)
+        Path(asked.out).write_text(json.dumps(result, indent=1), encoding="utf-8")
     tell(f"holds {result['holds']} sessions at {result['chunk_ms']} ms")
 
 

@@ -47,7 +47,7 @@ class LogMel:
 
 
 def filters(bands: int, size: int = WINDOW) -> Tensor:
-    """`[size / 2 + 1, bands]` for spectra of `size` samples: triangles between neighbouring points of the mel scale, each of area one."""
+    """`[size / 2 + 1, bands]` for spectra of `size` samples: triangles on the mel scale, each of area one."""
     top = mel(SAMPLE_RATE / 2)
     points = torch.tensor([hertz(top * n / (bands + 1)) for n in range(bands + 2)], dtype=torch.float64)
     bins = torch.linspace(0, SAMPLE_RATE / 2, size // 2 + 1, dtype=torch.float64)[:, None]
@@ -81,8 +81,8 @@ def with_margin(rows: Sequence[Tensor], margins: Sequence[int], limit: int) -> l
 class StreamingLogMel:
     """NeMo's log-mel of windows of a stream: natural logarithm, pre-emphasis, symmetric window, no normalisation.
 
-    After transformers' `NemotronAsrStreamingFeatureExtractor`: frame t is centred on sample 160 t, and depends on the 400
-    samples around it, of which those before the first count as silence; so any cut of a stream gives the same frames.
+    After transformers' `NemotronAsrStreamingFeatureExtractor`: frame t is centred on sample 160 t, and depends on the
+    400 samples around it, of which those before the first count as silence; so any cut of a stream gives the same.
     """
 
     def __init__(self, bands: int = 80, emphasis: float = 0.97, device: str = "cpu") -> None:

@@ -147,7 +147,7 @@ class Stepper:
         for size in reversed(self.sizes):
             graphs = []
             for part in (self._whole, self._search):
-                aside = torch.cuda.Stream()
+                aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
                 aside.wait_stream(torch.cuda.current_stream())
                 with torch.cuda.stream(aside):
                     part(size)

@@ -1,4 +1,4 @@
-"""Cache-aware FastConformer with an RNN-T predictor and joint: Nemotron's streaming checkpoints, one step for many slots.
+"""Cache-aware FastConformer with an RNN-T predictor and joint: Nemotron's streaming checkpoints, many slots a step.
 
 The encoder is Noroozi et al. 2023 (arXiv 2312.17279): audio comes in chunks of `1 + lookahead` frames of 80 ms, each
 frame sees its own chunk and a bounded past, and so every frame is encoded once. The first chunk of a session is filled
@@ -117,7 +117,8 @@ class _FeedForward(nn.Module):
         self.linear2 = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.attention_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear2(F.silu(self.linear1(x)))
+        found: Tensor = self.linear2(F.silu(self.linear1(x)))
+        return found
 
 
 class _Attention(nn.Module):
@@ -151,13 +152,15 @@ class _Attention(nn.Module):
         )
         mask = torch.where(view.visible, shifted * head**-0.5, float("-inf"))
         heard = F.scaled_dot_product_attention(query + self.bias_u[:, None], keys, values, attn_mask=mask)
-        return self.o_proj(heard.transpose(1, 2).reshape(rows, frames, width))
+        found: Tensor = self.o_proj(heard.transpose(1, 2).reshape(rows, frames, width))
+        return found
 
     def project(self, positions: Tensor) -> Tensor:
         """Sinusoids [P, D] -> [H, d, P]."""
-        return (
+        found: Tensor = (
             self.relative_k_proj(positions).view(len(positions), self.heads, -1).permute(1, 2, 0).contiguous()
         )
+        return found
 
 
 class _Convolution(nn.Module):
@@ -197,7 +200,8 @@ class _Block(nn.Module):
         x = x + self.self_attn(self.norm_self_att(x), ring, view, distances)
         x = x + self.conv(self.norm_conv(x), past, view.rows)
         x = torch.add(x, self.feed_forward2(self.norm_feed_forward2(x)), alpha=0.5)
-        return self.norm_out(x)
+        found: Tensor = self.norm_out(x)
+        return found
 
 
 class _Stage(nn.Module):
@@ -209,7 +213,8 @@ class _Stage(nn.Module):
         self.pointwise_conv = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.pointwise_conv(self.depthwise_conv(x))
+        found: Tensor = self.pointwise_conv(self.depthwise_conv(x))
+        return found
 
 
 class _Subsampling(nn.Module):
@@ -235,7 +240,8 @@ class _Subsampling(nn.Module):
             past[number].index_copy_(0, view.rows, x[:, :, -1:])
             x = F.relu(stage(F.pad(whole, (2, 1))))
             missing //= 2
-        return self.linear(x.transpose(1, 2).flatten(2))
+        found: Tensor = self.linear(x.transpose(1, 2).flatten(2))
+        return found
 
 
 @dataclass
@@ -298,11 +304,10 @@ class _Prompt(nn.Module):
 
     def forward(self, x: Tensor, prompt: Tensor) -> Tensor:
         # A product with a one-hot vector is a column of the matrix.
-        frames, languages = self.linear_1.weight.split(
-            [self.width, self.linear_1.in_features - self.width], dim=1
-        )
+        frames, languages = self.linear_1.weight[:, : self.width], self.linear_1.weight[:, self.width :]
         mixed = F.linear(x, frames, self.linear_1.bias) + languages.t()[prompt][:, None]
-        return self.linear_2(F.relu(mixed))
+        found: Tensor = self.linear_2(F.relu(mixed))
+        return found
 
 
 class FastConformer(nn.Module):
@@ -356,7 +361,8 @@ class FastConformer(nn.Module):
 
     def reset(self, state: State, rows: Tensor) -> None:
         """Start `rows` [N] over. What lies in the ring of keys is out of sight, and stays."""
-        assert self._start is not None, "call ready() first"
+        if self._start is None:
+            raise RuntimeError("call ready() first, once the weights are loaded")
         predicted, hidden, cell = self._start
         state.seen[rows] = 0
         for part in state.stages:
@@ -380,7 +386,8 @@ class FastConformer(nn.Module):
         state.seen.index_copy_(0, rows, state.seen[rows] + self.frames)
         if self.config.num_prompts:
             x = self.prompt_projector(x, state.prompt[rows])
-        return self.encoder_projector(x)
+        found: Tensor = self.encoder_projector(x)
+        return found
 
     def _view(self, state: State, rows: Tensor) -> _View:
         seen = state.seen[rows]

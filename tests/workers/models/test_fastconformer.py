@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -25,8 +26,10 @@ ENCODER = {
 LOOKAHEADS = (0, 1, 3, 6, 13)
 
 
-def theirs(multilingual: bool):
+def theirs(multilingual: bool) -> Any:
     torch.manual_seed(3)
+    kind: Any
+    network: Any
     kind, network = (
         (Nemotron3_5AsrConfig, Nemotron3_5AsrForRNNT)
         if multilingual
@@ -40,7 +43,9 @@ def theirs(multilingual: bool):
         decoder_hidden_size=24,
         max_symbols_per_step=3,
     )
-    model = network(config).eval()
+    model: Any = network(config).eval()
+    model.generation_config.decoder_start_token_id = model.generation_config.bos_token_id = 30
+    model.generation_config.pad_token_id = 0
     with torch.no_grad():
         for weight in model.parameters():
             weight.normal_(1.0 if weight.dim() == 1 else 0.0, 0.2)
