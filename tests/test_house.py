@@ -57,11 +57,14 @@ PURE = {
 }
 TENSORS = {
     "workers/drafting.py",
+    "workers/dummy.py",
     "workers/features.py",
     "workers/int8.py",
     "workers/redecode.py",
+    "workers/streaming.py",
     "workers/vad.py",
     "workers/models/decoder.py",
+    "workers/models/fastconformer.py",
     "workers/models/moonshine.py",
     "workers/models/whisper.py",
     "workers/english/recognizer.py",
@@ -111,7 +114,7 @@ DOORS = {
     "av": {"ingress/decoding.py"},
     "h11": {"ingress/webhook.py"},
     "soxr": {"ingress/audio.py", "cli/audio_file.py"},
-    "torch": {"workers/"},
+    "torch": {"workers/", "cli/bench_transducer.py"},
     "flatbuffers": {"workers/ort_format.py"},
     "requests": {"workers/wheels.py"},
     "platformdirs": {"workers/wheels.py"},

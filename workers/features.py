@@ -46,11 +46,11 @@ class LogMel:
         return logs.add_(4.0).mul_(0.25).transpose(1, 2)
 
 
-def filters(bands: int) -> Tensor:
-    """`[WINDOW / 2 + 1, bands]`: triangles between neighbouring points of the mel scale, each of area one."""
+def filters(bands: int, size: int = WINDOW) -> Tensor:
+    """`[size / 2 + 1, bands]` for spectra of `size` samples: triangles on the mel scale, each of area one."""
     top = mel(SAMPLE_RATE / 2)
     points = torch.tensor([hertz(top * n / (bands + 1)) for n in range(bands + 2)], dtype=torch.float64)
-    bins = torch.linspace(0, SAMPLE_RATE / 2, WINDOW // 2 + 1, dtype=torch.float64)[:, None]
+    bins = torch.linspace(0, SAMPLE_RATE / 2, size // 2 + 1, dtype=torch.float64)[:, None]
     rising = (bins - points[:-2]) / (points[1:-1] - points[:-2])
     falling = (points[2:] - bins) / (points[2:] - points[1:-1])
     return (torch.minimum(rising, falling).clamp(min=0) * 2 / (points[2:] - points[:-2])).float()
@@ -76,3 +76,25 @@ def with_margin(rows: Sequence[Tensor], margins: Sequence[int], limit: int) -> l
         wanted = min(limit, -(-(len(row) + margin) // SAMPLES_PER_FRAME) * SAMPLES_PER_FRAME)
         padded.append(F.pad(row[:wanted], (0, max(0, wanted - len(row)))))
     return padded
+
+
+class StreamingLogMel:
+    """NeMo's log-mel of windows of a stream: natural logarithm, pre-emphasis, symmetric window, no normalisation.
+
+    After transformers' `NemotronAsrStreamingFeatureExtractor`: frame t is centred on sample 160 t, and depends on the
+    400 samples around it, of which those before the first count as silence; so any cut of a stream gives the same.
+    """
+
+    def __init__(self, bands: int = 80, emphasis: float = 0.97, device: str = "cpu") -> None:
+        self._filters = filters(bands, 512).to(device)
+        self._window = torch.hann_window(WINDOW, periodic=False, device=device)
+        self._emphasis = emphasis
+
+    def __call__(self, audio: Tensor) -> Tensor:
+        """`audio` [B, HOP (T - 1) + WINDOW] float32 in -1..1 -> [B, T, bands]; frame 0 is centred on WINDOW / 2.
+
+        The window is zero on its first sample, so the one before it is not missed.
+        """
+        sharp = torch.cat([audio[:, :1], audio[:, 1:] - self._emphasis * audio[:, :-1]], dim=1)
+        spectrum = torch.fft.rfft(sharp.unfold(1, WINDOW, HOP) * self._window, n=512)
+        return (torch.view_as_real(spectrum).square().sum(-1) @ self._filters).add_(2**-24).log_()
