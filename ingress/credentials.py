@@ -46,12 +46,16 @@ class Key:
 
 @dataclass(frozen=True)
 class Grant:
-    """What a client may do. `holder` and `sessions` are None where the number of sessions is not limited."""
+    """What a client may do. `holder` and `sessions` are None where the number of sessions is not limited.
+
+    `key` tells whose sessions are whose: the same for all that was presented of one API key; empty with the door open.
+    """
 
     name: str = ""
     holder: str | None = None
     sessions: int | None = None
     max_session_s: float | None = None
+    key: str = field(default="", repr=False)
 
 
 def parse_list(text: str) -> list[Key]:
@@ -148,7 +152,7 @@ class Credentials:
 
     def _grant_of_key(self, key: Key, max_session_s: float | None = None) -> Grant:
         sessions = key.sessions or self._sessions
-        return Grant(key.name, key.holder if sessions else None, sessions, max_session_s)
+        return Grant(key.name, key.holder if sessions else None, sessions, max_session_s, key.holder)
 
     def _grant_of_token(self, claims: Claims) -> Grant:
         if self._keys is None:

@@ -4,8 +4,8 @@ A refusal of a session is always told over an open WebSocket, as Error and close
 read the status of a failed upgrade, and the official clients know these codes.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from http import HTTPStatus
 from typing import Any
@@ -13,7 +13,14 @@ from urllib.parse import parse_qsl
 
 from ingress.credentials import Credentials, Grant
 from ingress.tokens import missing, parse_request
-from wire.errors import ClientError, Close, shutting_down, too_many_sessions, unauthorized
+from wire.errors import (
+    ClientError,
+    Close,
+    invalid_parameter,
+    shutting_down,
+    too_many_sessions,
+    unauthorized,
+)
 from wire.params import SessionParams, parse_query
 from wire.speech_models import DEFAULT_MODEL
 
@@ -23,6 +30,8 @@ TOKEN_PATH = "/v3/token"  # noqa: S105 a path
 
 #: Longest `AssemblyAI-Version` that is echoed in Begin.
 _MAX_VERSION = 32
+#: Longest `last_sequence`: what a session can number.
+_MAX_DIGITS = 15
 
 
 class Route(Enum):
@@ -63,6 +72,19 @@ class Accept:
 
 
 @dataclass(frozen=True)
+class Resume:
+    """A connection that wants to go on with a session (docs/resume.md); whether it may is still to be seen.
+
+    `last_sequence` is the number of the last message that the client has of the session, 0 for none.
+    """
+
+    session: str
+    token: str = field(repr=False)
+    last_sequence: int
+    grant: Grant
+
+
+@dataclass(frozen=True)
 class Reject:
     """The session may not begin."""
 
@@ -85,11 +107,12 @@ def admit(
     load: Load,
     check: Callable[[str], Grant],
     default_model: str = DEFAULT_MODEL,
-) -> Accept | Reject:
+) -> Accept | Resume | Reject:
     """Decide on an upgrade request: credentials, then parameters, then room.
 
     `check` tells what whoever presents this text may do, or raises ClientError; it is never asked about nothing.
-    `default_model` serves who names none (`wire.speech_models.choose` tells what names one).
+    `default_model` serves who names none (`wire.speech_models.choose` tells what names one). Whoever presents a
+    `resume_token` asks for no room: its session has it.
     """
     query = parse_qsl(_clean(target).partition("?")[2], keep_blank_values=True)
     named = _named(headers)
@@ -99,6 +122,8 @@ def admit(
         if not presented:
             raise unauthorized("Missing Authorization header")
         grant = check(presented)
+        if any(name == "resume_token" for name, _ in query):
+            return _resume(dict(query), grant)
         params = parse_query(query, named.get("x-model-version"), default_model)
         _make_room(load)
     except ClientError as error:
@@ -133,6 +158,14 @@ def _named(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
 def _clean(text: str) -> str:
     """Bytes that are no ASCII come as surrogates, which nothing can be written with; sloppy clients send UTF-8."""
     return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _resume(query: Mapping[str, str], grant: Grant) -> Resume:
+    """Raises ClientError 3006 for a number that is none."""
+    last = query.get("last_sequence", "0").strip()
+    if not (last.isascii() and last.isdigit() and len(last) <= _MAX_DIGITS):
+        raise invalid_parameter("last_sequence", "Input should be a valid integer")
+    return Resume(query.get("session_id", ""), query["resume_token"], int(last), grant)
 
 
 def _make_room(load: Load) -> None:

@@ -24,13 +24,15 @@ whose pongs wait behind its audio. A client that has vanished is found by its si
 import asyncio
 import contextlib
 import heapq
+import hmac
 import json
 import logging
 import math
+import secrets
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from http import HTTPStatus
 from typing import Any, assert_never
@@ -45,7 +47,7 @@ from ingress.access import Access
 from ingress.certificates import certificates
 from ingress.credentials import Grant
 from ingress.dues import Dues
-from ingress.handshake import Accept, Load, Reject, Route, admit, issue, route
+from ingress.handshake import Accept, Load, Reject, Resume, Route, admit, issue, route
 from ingress.license import LicenseGate, license_failed
 from ingress.offers import Offers
 from ingress.outbox import RETRY_S, Outbox
@@ -77,7 +79,9 @@ from wire.errors import (
     EntryError,
     LicenseError,
     SettingsError,
+    cannot_resume,
     internal_error,
+    resumed_elsewhere,
     shutting_down,
     too_many_sessions,
 )
@@ -134,7 +138,7 @@ async def serve(settings: IngressSettings, drain: asyncio.Event, probe: Probe) -
 
 @dataclass(eq=False)
 class Client:
-    """A connection and its session."""
+    """A session and its connection, the newest where a resumable session has had several."""
 
     connection: ServerConnection
     session: Session
@@ -142,6 +146,8 @@ class Client:
     offer: Offer
     grant: Grant
     offer_id: bytes | None = None
+    #: Set when a newer connection took the session over, or none may any more.
+    moved: asyncio.Event = field(default_factory=asyncio.Event)
     #: The earliest time for which this client stands in the heap of deadlines.
     armed: float = math.inf
 
@@ -191,6 +197,7 @@ class Ingress:
         self._came_back = asyncio.Event()
         self._reached_at = self._now()
         self._draining = False
+        self._given_up = False  # nobody is waited for any more
 
     async def run(self, drain: asyncio.Event) -> None:
         """Serve until `drain`, which a failed licence sets, then until the sessions have ended or their time is up."""
@@ -309,6 +316,8 @@ class Ingress:
         match admit(request.path, headers, self._load(), self._check, default):
             case Reject(error):
                 await self._turn_away(connection, error)
+            case Resume() as wanted:
+                await self._resume(connection, wanted)
             case Accept() as accepted:
                 params = accepted.params
                 if refusal := self._dues.refusal(params.pool) or await self._unserved(params):
@@ -340,7 +349,8 @@ class Ingress:
         if grant.max_session_s is not None:
             limits = replace(limits, max_session_s=min(grant.max_session_s, limits.max_session_s))
         expires_at = int(time.time() + limits.max_session_s)
-        session = self._new_session(name, params, limits, now, expires_at, accepted.api_version)
+        token = secrets.token_urlsafe() if params.resumable else ""
+        session = self._new_session(name, params, limits, now, expires_at, accepted.api_version, token)
         offer = Offer(name, settings.instance, params.pool, params.for_worker())
         client = Client(connection, session, now, offer, grant)
         self._clients[name] = client
@@ -359,10 +369,58 @@ class Ingress:
             self._apply(client, client.session.start)
             if await self._take_places(client):
                 await self._make_offer(client)
-            await self._read(client)
+        except BaseException:
+            self._end(client)
+            raise
+        await self._attend(client)
+
+    async def _attend(self, client: Client) -> None:
+        """Serve the client's present connection, and wait for another if it breaks off. Ends the session unless a newer
+        connection has taken it over.
+        """
+        connection, client.moved = client.connection, asyncio.Event()
+        moved = client.moved
+        try:
+            lost = await self._read(client)
+            if lost and client.connection is connection and self._may_wait(client):
+                logger.info("Connection lost, the client may resume")
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self.settings.resume_window_s):
+                        await moved.wait()
         finally:
-            self._apply(client, client.session.client_gone)
-            self._strike_off(client)
+            if client.connection is connection:
+                self._end(client)
+
+    def _may_wait(self, client: Client) -> bool:
+        return not self._given_up and client.session.client_lost()
+
+    async def _resume(self, connection: ServerConnection, wanted: Resume) -> None:
+        """Go on with a session of this node over a new connection; the older one can say nothing more."""
+        client = self._clients.get(wanted.session)
+        if (
+            client is None
+            or not client.session.may_resume(wanted.token)
+            or not hmac.compare_digest(client.grant.key, wanted.grant.key)
+        ):
+            await self._turn_away(connection, cannot_resume())
+            return
+        try:
+            effects = client.session.resume(wanted.last_sequence, self._now())
+        except ClientError as error:
+            await self._turn_away(connection, error)
+            return
+        session_id.set(client.session.id)
+        logger.info("Session resumed")
+        older, client.connection = client.connection, connection
+        client.moved.set()
+        if older.close_code is None:  # as far as we know it is there
+            self._tasks.create_task(self._turn_away(older, resumed_elsewhere()))
+        self._apply(client, lambda _now: effects)
+        await self._attend(client)
+
+    def _end(self, client: Client) -> None:
+        self._apply(client, client.session.client_gone)
+        self._strike_off(client)
 
     def _holders(self, client: Client) -> dict[str, int]:
         """Among whose sessions this one has a place, over all nodes, and how many there are; only where limited."""
@@ -399,11 +457,16 @@ class Ingress:
         if client.session.state is State.CLOSED:  # in the meantime
             self._withdraw(client)
 
-    async def _read(self, client: Client) -> None:
-        """Pass messages on until the connection is closed, no faster than they can be carried away."""
+    async def _read(self, client: Client) -> bool:
+        """Pass messages on until the connection is closed, no faster than they can be carried away.
+
+        Returns whether it was lost: neither side said that it is over. What an older connection still had to say, when
+        a newer one took the session over, is dropped: the client was told to send it again.
+        """
+        connection = client.connection
         while True:
             try:
-                message = await client.connection.recv()
+                message = await connection.recv()
             except ConnectionClosed as closed:
                 # Closed by the library itself: too big (1009), no UTF-8 (1007), no WebSocket frames (1002).
                 if (
@@ -412,7 +475,10 @@ class Ingress:
                     and not closed.rcvd_then_sent
                 ):
                     metrics.CLIENT_ERRORS.labels(closed.sent.code).inc()
-                return
+                said_over = closed.sent is not None and client.session.state is not State.CLOSED
+                return closed.rcvd is None and not said_over
+            if client.connection is not connection:
+                return False
             decide = client.session.client_text if isinstance(message, str) else client.session.client_audio
             self._apply(client, decide, message)
             while self._must_wait(client):
@@ -485,6 +551,7 @@ class Ingress:
                     self._notify(client, finals)
                 case Forget():
                     self._outbox.forget(client.session.id)
+                    self._dues.end(client.session.id)  # one that waits to be resumed uses nothing more
                 case Dropped(reason):
                     metrics.EVENTS_DROPPED.labels(reason).inc()
                 case MakeOffer():
@@ -686,7 +753,10 @@ class Ingress:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.settings.drain_grace_s):
                 await self._deserted.wait()
+        self._given_up = True
         self._refuse_all(shutting_down())
+        for client in list(self._clients.values()):
+            client.moved.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await self._deserted.wait()

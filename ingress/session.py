@@ -10,6 +10,10 @@ worker's messages pass through, fenced:
 - by turn: a final is sent once per `turn_order`, and no partial of a turn after its final, since a new holder
   recognises the open turn again.
 
+The client of a resumable session may lose its connection and come back with another (`client_lost`, `resume`;
+docs/resume.md). Meanwhile everything goes on, but silence is not the client's: who performs the effects says when it
+has been away for too long, with `client_gone`. What it missed is told again, also the end.
+
 The session ends in one way only: one Close, nothing after it. `Terminate` asks for the good end (last turns,
 Termination, close 1000); everything else is an Error and a close with the same code, or a client who left.
 
@@ -21,12 +25,14 @@ in seconds of a clock that never goes back; `tick` at `next_deadline()` or soon 
 nothing: ClientError is to be answered with `refuse`, EntryError to be counted, IllegalInput is a bug of the caller.
 """
 
+import hmac
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 
 from ingress.audio import Converter
 from ingress.decoding import make_decoder
+from ingress.replay import Replay
 from wire.entries import AudioEntry, AudioFrame, Control, Event, Order, SessionEvent
 from wire.errors import (
     INTERNAL_ERROR,
@@ -35,6 +41,7 @@ from wire.errors import (
     ClientError,
     Close,
     EntryError,
+    cannot_resume,
     internal_error,
     too_many_sessions,
 )
@@ -45,6 +52,7 @@ from wire.messages import (
     ForceEndpoint,
     Heartbeat,
     KeepAlive,
+    Resumed,
     Terminate,
     Termination,
     UpdateConfiguration,
@@ -251,7 +259,10 @@ class _Pulse:
 
 
 class Session:
-    """See the module. `now` is the time of connection, `expires_at` what Begin tells, in Unix seconds."""
+    """See the module. `now` is the time of connection, `expires_at` what Begin tells, in Unix seconds.
+
+    `resume_token` is told in Begin; only a session with one, that nobody can guess, is resumable.
+    """
 
     def __init__(
         self,
@@ -261,6 +272,7 @@ class Session:
         now: float,
         expires_at: int,
         api_version: str | None = None,
+        resume_token: str = "",
     ) -> None:
         self.id = id
         self.params = params
@@ -282,6 +294,11 @@ class Session:
         self._pulse: _Pulse | None = None
         self._finals: list[str] = []
         self._finals_bytes = 0
+        self._resume_token = resume_token
+        self._replay = Replay() if resume_token else None
+        self._lost = False  # the client's connection; it may come back
+        self._close: CloseWith | None = None
+        self._messages, self._audio_bytes = 0, 0  # taken from the client
 
     # -- the client's side
 
@@ -308,6 +325,8 @@ class Session:
         pcm = self._decoder.decode(data)
         self._enter(Input.AUDIO)
         self._heard_at, self._short_ms = now, short_ms
+        self._messages += 1
+        self._audio_bytes += len(data)
         return list(self._frames(self._audio.convert(pcm)))
 
     def client_text(self, text: str, now: float) -> list[Effect]:
@@ -323,6 +342,7 @@ class Session:
         self._enter(Input.TERMINATE if isinstance(message, Terminate) else Input.AUDIO)
         self._heard_at = self._ordered_at = now
         self._ordered = ordered
+        self._messages += 1
         match message:
             case KeepAlive():
                 return []
@@ -346,6 +366,31 @@ class Session:
         release = self._release()
         self._enter(Input.GONE, "gone")
         return [*release, *self._over()]
+
+    def client_lost(self) -> bool:
+        """The connection broke off without a word. Returns whether to wait for the client: it can `resume`.
+
+        One that was never told its token cannot.
+        """
+        self._lost = self._replay is not None and self._replay.sequence > 0
+        return self._lost
+
+    def may_resume(self, token: str) -> bool:
+        """Whether this is the session's token; how long that takes tells nothing about it."""
+        return bool(self._resume_token) and hmac.compare_digest(self._resume_token.encode(), token.encode())
+
+    def resume(self, last_sequence: int, now: float) -> list[Effect]:
+        """The client is back, and has everything up to `last_sequence`; these effects are for its new connection.
+
+        Raises ClientError 1008 where what it missed is not kept any more.
+        """
+        if self._replay is None:
+            raise cannot_resume()
+        missed = self._replay.since(last_sequence)
+        self._lost, self._heard_at = False, max(self._heard_at, now)
+        place = Resumed(self.id, self._expires_at, self._messages, self._audio_bytes)
+        end = [self._close] if self._close else []
+        return [Reply(dump(place)), *map(Reply, missed), *end]
 
     # -- the worker's side
 
@@ -404,9 +449,22 @@ class Session:
             return []
         release = self._release()
         self._enter(Input.REFUSED, str(int(error.code)))
-        return [*release, *_farewell(error), *self._over()]
+        return [*release, *self._farewell(error), *self._over()]
 
     # -- inside
+
+    def _tell(self, text: str) -> Reply:
+        return Reply(self._replay.number(text) if self._replay else text)
+
+    def _hang_up(self, code: Close, reason: str) -> CloseWith:
+        self._close = CloseWith(code, reason)
+        return self._close
+
+    def _farewell(self, error: ClientError) -> list[Effect]:
+        return [
+            self._tell(dump(Error(int(error.code), error.text))),
+            self._hang_up(error.code, REASON_SEE_ERROR),
+        ]
 
     def _enter(self, happened: Input, outcome: str = "") -> None:
         """Follow the table. Raises IllegalInput, with nothing changed."""
@@ -422,7 +480,8 @@ class Session:
             yield self._opened_at + limits.admission_timeout_s, too_many_sessions()
         elif self.state is State.OPEN:
             patience_s = min(self.params.inactivity_timeout or limits.idle_timeout_s, limits.idle_timeout_s)
-            yield self._heard_at + patience_s, _inactive(patience_s)
+            if not self._lost:
+                yield self._heard_at + patience_s, _inactive(patience_s)
             yield self._opened_at + limits.max_session_s, _expired()
         elif self.state is State.TERMINATING:
             yield self._settled_by, internal_error()
@@ -495,7 +554,7 @@ class Session:
         if event.final:
             self._last_final = event.turn_order
             self._remember(event.text)
-        return [Reply(event.text)]
+        return [self._tell(event.text)]
 
     def _feel(self, speech: float) -> list[Effect]:
         """What the worker heard, for the next Heartbeat."""
@@ -512,7 +571,7 @@ class Session:
             pulse.speech,
         )
         self._pulse = _Pulse(now, self._worker_heard_s)
-        return Reply(dump(beat))
+        return self._tell(dump(beat))
 
     def _remember(self, final: str) -> None:
         if self.params.webhook_url and self._finals_bytes + len(final.encode()) <= MAX_NOTICE_BYTES:
@@ -538,17 +597,19 @@ class Session:
             "domain": None,
             "voice_focus": None,
         }
-        return Reply(dump(Begin(self.id, self._expires_at, configuration)))
+        if self._resume_token:
+            configuration["resume_token"] = self._resume_token
+        return self._tell(dump(Begin(self.id, self._expires_at, configuration)))
 
     def _ended(self, now: float) -> list[Effect]:
         self.outcome = "ended"
         last = Termination(round(self._audio.received_s), round(now - self._opened_at))
-        return [Reply(dump(last)), CloseWith(Close.NORMAL, REASON_ENDED), *self._over()]
+        return [self._tell(dump(last)), self._hang_up(Close.NORMAL, REASON_ENDED), *self._over()]
 
     def _failed(self, text: str) -> list[Effect]:
         error = ClientError(Close.SERVER_ERROR, text)
         self.outcome = str(int(error.code))
-        return [*_farewell(error), *self._over()]
+        return [*self._farewell(error), *self._over()]
 
     def _release(self) -> list[Effect]:
         """Let the worker go, or stop looking for one."""
@@ -566,10 +627,6 @@ def _probability(text: str) -> float:
     if not 0 <= value <= 1:
         raise EntryError(f"a speech probability of {text[:20]!r}")
     return value
-
-
-def _farewell(error: ClientError) -> list[Effect]:
-    return [Reply(dump(Error(int(error.code), error.text))), CloseWith(error.code, REASON_SEE_ERROR)]
 
 
 def _inactive(seconds: float) -> ClientError:

@@ -89,6 +89,12 @@ class IngressSettings(ServiceSettings):
     idle_timeout_s: float = Field(
         60.0, gt=0, description="A client that sends nothing for this long is closed with 3006, in seconds."
     )
+    resume_window_s: float = Field(
+        60.0,
+        ge=0,
+        description="A resumable session (docs/resume.md) whose connection was lost waits this long for its client, in "
+        "seconds.",
+    )
     max_session_s: float = Field(
         10_800.0, gt=0, description="Longest session; then it is closed with 3008, in seconds."
     )

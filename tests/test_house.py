@@ -33,6 +33,7 @@ PURE = {
     "ingress/laps.py",
     "ingress/license.py",
     "ingress/pools.py",
+    "ingress/replay.py",
     "ingress/session.py",
     "ingress/tokens.py",
     "licensing/license.py",

@@ -98,6 +98,16 @@ def too_many_sessions() -> ClientError:
     return ClientError(Close.TOO_MANY_SESSIONS, "Unauthorized Connection: Too many concurrent sessions")
 
 
+def cannot_resume() -> ClientError:
+    """A refusal to resume (docs/resume.md). One text for all reasons: who guesses ids learns nothing."""
+    return unauthorized("Session cannot be resumed")
+
+
+def resumed_elsewhere() -> ClientError:
+    """What the older of two connections of one session is told (docs/resume.md)."""
+    return ClientError(Close.INVALID_INPUT, "Session Cancelled: The session goes on over a newer connection")
+
+
 def shutting_down() -> ClientError:
     """This node takes no more sessions, or gives up those that are left."""
     return ClientError(Close.SERVER_ERROR, "Session Cancelled: The server is shutting down")

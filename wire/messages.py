@@ -170,7 +170,21 @@ class Error:
     error: str
 
 
-ServerMessage = Begin | Turn | SpeechStarted | Termination | Heartbeat | Silence | Error
+@dataclass(frozen=True)
+class Resumed:
+    """First message of a connection that goes on with a session (docs/resume.md).
+
+    `messages_received`: the client's messages that were taken, audio or not, over all connections: the next one is to
+    be sent again. `audio_bytes_received` are the bytes of audio among them, as the client sent them.
+    """
+
+    id: str
+    expires_at: int
+    messages_received: int
+    audio_bytes_received: int
+
+
+ServerMessage = Begin | Turn | SpeechStarted | Termination | Heartbeat | Silence | Error | Resumed
 
 _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
@@ -206,3 +220,8 @@ def dump(message: ServerMessage) -> str:
     """One JSON text frame. Raises ValueError for a number JSON cannot carry (NaN, infinity)."""
     fields = _turn(message) if isinstance(message, Turn) else dict(vars(message))
     return _encoder.encode({**fields, "type": type(message).__name__})
+
+
+def numbered(text: str, sequence: int) -> str:
+    """The dumped message with its number within a resumable session (docs/resume.md)."""
+    return f'{{"sequence":{sequence},{text[1:]}'

@@ -110,6 +110,7 @@ class SessionParams(BaseModel):
     session_heartbeat: bool = False
     acknowledge_silence: bool = False
     include_partial_turns: bool = True
+    resumable: bool = False  # ours: docs/resume.md
     # 2.2
     end_of_turn_confidence_threshold: Probability = 0.4
     min_turn_silence: Integer = Field(
@@ -260,8 +261,9 @@ _CHECKS: Mapping[str, Callable[[str], None]] = {
     "webhook_auth_header_value": check_header_value,
 }
 
-#: A secret, and what goes with it: no worker needs them, so they never reach Redis.
-_INGRESS_ONLY = {"webhook_url", "webhook_auth_header_name", "webhook_auth_header_value"}
+#: A secret, and what goes with it, and what concerns the connection only: no worker needs them, so they never reach
+#: Redis.
+_INGRESS_ONLY = {"webhook_url", "webhook_auth_header_name", "webhook_auth_header_value", "resumable"}
 
 #: Names that `UpdateConfiguration` may carry -> field they set (protocol 3.2); the rest is fixed at connect.
 _UPDATABLE = {

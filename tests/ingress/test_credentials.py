@@ -176,7 +176,7 @@ def test_every_key_is_compared_whichever_it_is(monkeypatch: pytest.MonkeyPatch):
 def test_a_limit_is_the_keys_own_or_everybodys():
     own = CLOSED.grant("alpha", NOW_S)
     assert (own.name, own.holder, own.sessions, own.max_session_s) == ("one", KEYS[0].holder, 2, None)
-    assert CLOSED.grant("beta", NOW_S) == Grant("line 4"), "none: Redis is not asked"
+    assert CLOSED.grant("beta", NOW_S) == Grant("line 4", key=KEYS[1].holder), "no holder: Redis is not asked"
     limited = Credentials(KEYS, SECRET, sessions=7)
     assert limited.grant("alpha", NOW_S).sessions == 2
     assert limited.grant("beta", NOW_S).sessions == 7
@@ -195,7 +195,7 @@ def test_nodes_agree_on_the_holder_without_sharing_a_secret():
 
 def test_a_token_is_worth_its_key_for_a_limited_time():
     token = CLOSED.mint("alpha", MINUTE, NOW_S)
-    assert CLOSED.grant(token, NOW_S) == Grant("one", KEYS[0].holder, 2, 120)
+    assert CLOSED.grant(token, NOW_S) == Grant("one", KEYS[0].holder, 2, 120, KEYS[0].holder)
     assert CLOSED.grant(token, NOW_S + 59) == CLOSED.grant(token, NOW_S), "again, until it expires"
     assert refusal(CLOSED, token, NOW_S + 60) == "Unauthorized Connection: Signature has expired"
 

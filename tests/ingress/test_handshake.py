@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingress.credentials import Credentials, Grant, collect, parse_list
-from ingress.handshake import Accept, Load, Reject, Route, admit, issue, route
+from ingress.handshake import Accept, Load, Reject, Resume, Route, admit, issue, route
 from ingress.tokens import missing
 from wire.errors import Close, unauthorized
 
@@ -226,7 +226,8 @@ def test_a_key_gets_a_token_that_opens_the_door(presented: str):
     assert fields["expires_in_seconds"] == 60
     verdict = admit(f"/?token={fields['token']}", [], ROOM, lambda text: CLOSED.grant(text, NOW_S))
     assert isinstance(verdict, Accept)
-    assert verdict.grant == Grant("key 1", max_session_s=120)
+    key = CLOSED.grant("key", NOW_S).key
+    assert verdict.grant == Grant("key 1", max_session_s=120, key=key)
 
 
 def test_at_an_open_door_anything_gets_a_token():
@@ -267,3 +268,29 @@ def test_any_request_for_a_token_is_answered_in_json(query: str, headers: list[t
         status, fields = issue(f"/v3/token?expires_in_seconds=9&{query}", headers, credentials, NOW_S)
         assert status in (200, 401, 422)
         json.dumps(fields)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# going on with a session
+
+
+def test_who_resumes_asks_for_no_room():
+    full = Load(1, 1, draining=True)
+    target = "/v3/ws?session_id=one&resume_token=secret&last_sequence=7"
+    verdict = admit(target, [("authorization", "key")], full, lambda text: CLOSED.grant(text, NOW_S))
+    assert verdict == Resume("one", "secret", 7, CLOSED.grant("key", NOW_S))
+    assert "secret" not in repr(verdict)
+
+
+def test_who_resumes_is_known_by_its_key_as_well():
+    verdict = admit("/?session_id=one&resume_token=secret", [], ROOM, lambda text: CLOSED.grant(text, NOW_S))
+    assert isinstance(verdict, Reject)
+
+
+@pytest.mark.parametrize("last", ["-1", "1.0", "x", "\u0661", "1" * 16, "%20"])
+def test_a_message_number_that_is_none_is_refused(last: str):
+    target = f"/?session_id=one&resume_token=secret&last_sequence={last}"
+    verdict = admit(target, [("authorization", "key")], ROOM, lambda text: CLOSED.grant(text, NOW_S))
+    assert isinstance(verdict, Reject)
+    assert verdict.error.code is Close.INVALID_INPUT
+    assert "last_sequence" in verdict.error.text

@@ -1743,3 +1743,114 @@ def test_a_taken_port(run, nodes: Nodes, redis_url: str):
                 await serve(settings, asyncio.Event(), Probe("127.0.0.1", 0))
 
     run(scenario())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# clients that lose their connection and come back (docs/resume.md)
+
+NO_RESUMPTION = error(1008, "Unauthorized Connection: Session cannot be resumed")
+
+
+def again(begun: Mapping[str, Any], last_sequence: int) -> str:
+    """The target that goes on with a session."""
+    token = begun["configuration"]["resume_token"]
+    query = {"session_id": begun["id"], "resume_token": token, "last_sequence": last_sequence}
+    return f"/v3/ws?{urlencode(query)}"
+
+
+def test_a_client_that_was_cut_off_goes_on_where_it_was(run, nodes: Nodes, wait_until):
+    async def scenario() -> None:
+        async with nodes() as node:
+            async with node.client("/v3/ws?resumable=true") as first:
+                begun = await begin(first)
+                assert begun["sequence"] == 1
+                await first.send(FRAME)
+                await wait_until(lambda: len(only(node.worker).pcm) == len(FRAME))
+                first.transport.abort()
+                await first.wait_closed()
+            session = node.ingress._clients[begun["id"]].session
+            await wait_until(lambda: session._lost)
+            await node.worker.say_turn(begun["id"], "while you were away")
+            await wait_until(lambda: session._replay and session._replay.sequence == 2)
+            async with node.client(again(begun, 1)) as second:
+                place = json.loads(await second.recv())
+                assert place["type"] == "Resumed"
+                assert (place["messages_received"], place["audio_bytes_received"]) == (1, len(FRAME))
+                missed = json.loads(await second.recv())
+                assert (missed["sequence"], missed["transcript"]) == (2, "while you were away")
+                await second.send(FRAME)
+                await second.send(TERMINATE)
+                messages, code, _ = await rest(second)
+            told = [(message["type"], message["sequence"]) for message in messages]
+            assert (told, code) == ([("Turn", 3), ("Termination", 4)], 1000)
+            assert only(node.worker).pcm == FRAME * 2
+            await wait_until(lambda: not node.ingress._clients)
+
+    run(scenario())
+
+
+def test_the_newer_connection_wins_and_the_older_can_say_nothing(run, nodes: Nodes, wait_until):
+    async def scenario() -> None:
+        async with nodes() as node, node.client("/v3/ws?resumable=true") as first:
+            begun = await begin(first)
+            first.transport.pause_reading()  # it does not know yet
+            async with node.client(again(begun, 1)) as second:
+                assert json.loads(await second.recv())["messages_received"] == 0
+                await first.send(bytes(len(FRAME)))
+                first.transport.resume_reading()
+                moved = "Session Cancelled: The session goes on over a newer connection"
+                assert await rest(first) == error(3006, moved)
+                await second.send(FRAME)
+                await second.send(TERMINATE)
+                assert (await rest(second))[1] == 1000
+            assert only(node.worker).pcm == FRAME
+
+    run(scenario())
+
+
+def test_nobody_else_can_resume(run, nodes: Nodes):
+    async def scenario() -> None:
+        async with (
+            nodes(api_keys="mine,another") as node,
+            node.client("/v3/ws?resumable=true", additional_headers={"Authorization": "mine"}) as mine,
+        ):
+            begun = await begin(mine)
+            forged = begun | {"configuration": {"resume_token": "guessed"}}
+            wanted = [
+                ("mine", again(forged, 1)),
+                ("mine", again(begun | {"id": "another session"}, 1)),
+                ("mine", again(begun, 2)),  # it was never told so much
+                ("another", again(begun, 1)),
+            ]
+            for key, target in wanted:
+                async with node.client(target, additional_headers={"Authorization": key}) as other:
+                    assert await rest(other) == NO_RESUMPTION
+            await mine.send(TERMINATE)
+            assert (await rest(mine))[1] == 1000
+
+    run(scenario())
+
+
+def test_a_client_that_does_not_come_back_in_time_has_gone(run, nodes: Nodes, wait_until):
+    async def scenario() -> None:
+        async with nodes(resume_window_s=0.05) as node:
+            async with node.client("/v3/ws?resumable=true") as first:
+                begun = await begin(first)
+                first.transport.abort()
+                await first.wait_closed()
+            await wait_until(lambda: not node.ingress._clients)
+            await wait_until(lambda: Order.ABANDON in only(node.worker).orders)
+            async with node.client(again(begun, 1)) as late:
+                assert await rest(late) == NO_RESUMPTION
+
+    run(scenario())
+
+
+def test_a_client_that_says_goodbye_is_not_waited_for(run, nodes: Nodes, wait_until):
+    async def scenario() -> None:
+        async with nodes() as node:
+            async with node.client("/v3/ws?resumable=true") as first:
+                await begin(first)
+            await wait_until(lambda: not node.ingress._clients)
+
+    run(scenario())

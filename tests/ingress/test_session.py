@@ -1011,3 +1011,90 @@ def test_a_worker_is_let_go_exactly_once_unless_it_ended_the_session_itself(step
         )
     ]
     assert len(let_go) == (actor.state is State.CLOSED and not by_worker)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# a connection lost, and another (docs/resume.md)
+
+
+def numbers(effects: list[Effect]) -> list[tuple[str, int | None]]:
+    texts = [json.loads(effect.text) for effect in effects if isinstance(effect, Reply)]
+    return [(fields["type"], fields.get("sequence")) for fields in texts]
+
+
+def resumable(limits: Limits = Limits()) -> Session:  # noqa: B008 frozen
+    """An open session that was told its token."""
+    actor = session("resumable=true", limits, resume_token="the token")
+    actor.start(0.0)
+    (begin,) = actor.worker_event(SessionEvent(ID, 1, 0, Event.TAKEN), 0.0)
+    assert isinstance(begin, Reply)
+    assert json.loads(begin.text)["configuration"]["resume_token"] == "the token"
+    return actor
+
+
+def said(actor: Session, sequence: int, order: int, final: bool = False) -> list[Effect]:
+    text = json.dumps({"type": "Turn", "turn_order": order})
+    told = SessionEvent(ID, 1, sequence, Event.MESSAGE, turn_order=order, final=final, text=text)
+    return actor.worker_event(told, 1.0)
+
+
+def test_only_a_resumable_session_numbers_its_messages():
+    plain = session()
+    plain.start(0.0)
+    (begin,) = plain.worker_event(SessionEvent(ID, 1, 0, Event.TAKEN), 0.0)
+    assert isinstance(begin, Reply)
+    assert "sequence" not in begin.text
+    assert "resume_token" not in begin.text
+    assert not plain.client_lost()
+    assert not plain.may_resume("")
+    with pytest.raises(ClientError):
+        plain.resume(0, 0.0)
+
+
+def test_what_was_missed_is_told_once_and_the_place_to_go_on_from():
+    actor = resumable()
+    actor.client_audio(FRAME, 0.5)
+    actor.client_text('{"type": "ForceEndpoint"}', 0.5)
+    assert numbers(said(actor, 1, 0)) == [("Turn", 2)]
+    assert actor.client_lost()
+    assert numbers(said(actor, 2, 0, final=True)) == [("Turn", 3)]
+    place, *missed = actor.resume(2, 2.0)
+    assert isinstance(place, Reply)
+    fields = json.loads(place.text)
+    assert (fields["type"], fields["id"]) == ("Resumed", ID)
+    assert (fields["messages_received"], fields["audio_bytes_received"]) == (2, len(FRAME))
+    assert numbers(missed) == [("Turn", 3)]
+    assert actor.client_audio(FRAME, 2.1) == [Append(AudioFrame(800, FRAME))]
+
+
+def test_silence_of_a_lost_client_is_not_its_own():
+    actor = resumable(Limits(idle_timeout_s=5.0))
+    assert actor.client_lost()
+    assert actor.tick(20.0) == []
+    actor.resume(1, 20.0)
+    assert actor.tick(24.0) == []
+    assert numbers(actor.tick(25.0)) == [("Error", 2)]
+
+
+def test_the_end_is_told_again_as_well():
+    actor = resumable()
+    actor.client_text('{"type": "Terminate"}', 1.0)
+    assert actor.client_lost()
+    actor.worker_event(SessionEvent(ID, 1, 1, Event.DONE), 1.5)
+    assert actor.state is State.CLOSED
+    *told, end = actor.resume(1, 2.0)
+    assert numbers(told) == [("Resumed", None), ("Termination", 2)]
+    assert end == ENDED
+
+
+def test_who_was_never_told_the_token_cannot_come_back():
+    actor = session("resumable=true", resume_token="the token")
+    actor.start(0.0)
+    assert not actor.client_lost()
+
+
+@pytest.mark.parametrize("token", ["", "the toke", "the token ", "der Schlüssel"])
+def test_another_token_is_not_the_token(token: str):
+    actor = resumable()
+    assert actor.may_resume("the token")
+    assert not actor.may_resume(token)
