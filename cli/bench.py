@@ -20,6 +20,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 Out = Annotated[
     Path, typer.Option(metavar="DIR", file_okay=False, help="Where JSON and picture are written.")
 ]
+Tls = Annotated[bool, typer.Option("--tls", help="Over wss://, with a certificate made for the run.")]
 Quick = Annotated[bool, typer.Option("--quick", help="A minute's look; too short for figures to quote.")]
 Tell = Callable[[str], None]
 RESULTS = Path("bench-results")
@@ -148,6 +149,7 @@ def latency(
 @app.command(epilog="[bold]Examples[/]\n  [cyan]steno bench churn --sessions 10000[/]")
 def churn(
     sessions: Annotated[int, typer.Option(min=1, help="Sessions, of every kind, good and bad.")] = 10_000,
+    tls: Tls = False,
     as_json: AsJson = False,
     out: Out = RESULTS,
     quick: Quick = False,
@@ -156,7 +158,8 @@ def churn(
     from cli import bench_churn, bench_picture
 
     with _measuring(as_json, weights=False) as tell:
-        result = _result("churn", bench_churn.run(1_000 if quick else sessions, tell), quick)
+        measured = bench_churn.run(1_000 if quick else sessions, tell, tls)
+        result = _result("churn-tls" if tls else "churn", measured, quick)
     _write(result, out, lambda path: bench_picture.counts(result["outcomes"], _title(result), path))
     rows = [(name, value, result["after"][name]) for name, value in result["before"].items()]
     _print(result, ("measure", "before", "after"), rows, as_json)
@@ -173,6 +176,7 @@ def churn(
 def handshake(
     connections: Annotated[int, typer.Option(min=1, max=20_000, help="Clients at once.")] = 1_000,
     rounds: Annotated[int, typer.Option(min=1, help="How often.")] = 5,
+    tls: Tls = False,
     as_json: AsJson = False,
     out: Out = RESULTS,
     quick: Quick = False,
@@ -182,9 +186,9 @@ def handshake(
 
     with _measuring(as_json, weights=False) as tell:
         measured = bench_handshake.run(
-            min(connections, 100) if quick else connections, 1 if quick else rounds, tell
+            min(connections, 100) if quick else connections, 1 if quick else rounds, tell, tls
         )
-        result = _result("handshake", measured, quick)
+        result = _result("handshake-tls" if tls else "handshake", measured, quick)
     named = {
         f"round {number}: from connecting to 101, {result['settings']['connections']} at once": found
         for number, found in enumerate(result["rounds"], start=1)

@@ -9,16 +9,19 @@ import asyncio
 import contextlib
 import multiprocessing
 import random
+import ssl
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-from cli import bench_scripted, redis_server, up
+from cli import bench_scripted, bench_tls, redis_server, up
 from cli.bench_machine import metric, tool
 from wire.streams import FORGOTTEN_TTL_S
 
@@ -47,25 +50,27 @@ METHOD = (
 )
 
 
-def run(sessions: int, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Measure. Raises StackError."""
-    with redis_server.EmbeddedRedis() as redis:
-        stack = up.Stack(pools=(), redis_url=redis.url, env={"MAX_SESSIONS": str(4 * AT_ONCE)})
+def run(sessions: int, tell: Callable[[str], None], tls: bool = False) -> dict[str, Any]:
+    """Measure, over TLS if so wished. Raises StackError."""
+    with tempfile.TemporaryDirectory(prefix="steno-bench-") as folder, redis_server.EmbeddedRedis() as redis:
+        certificate = bench_tls.make(Path(folder)) if tls else None
+        env = {"MAX_SESSIONS": str(4 * AT_ONCE), **(certificate.env() if certificate else {})}
+        stack = up.Stack(pools=(), redis_url=redis.url, env=env)
         with bench_scripted.running(redis.url), stack:
             tell(f"warming up with {WARM_UP} sessions")
-            _churn(stack.url, WARM_UP, 0)
+            _churn(stack.url, WARM_UP, 0, certificate)
             _until_no_keys(redis)
             before = _state(stack, redis)
             tell(f"{sessions} sessions")
             started_s = time.monotonic()
-            outcomes = _churn(stack.url, sessions, 1)
+            outcomes = _churn(stack.url, sessions, 1, certificate)
             seconds = time.monotonic() - started_s
             tell("waiting for keys to expire")
             _until_no_keys(redis)
             after = _state(stack, redis)
     grown_kib = (after["ingress_rss_kib"] - before["ingress_rss_kib"]) * 1000 / sessions
     return {
-        "settings": {"sessions": sessions, "at_once": AT_ONCE},
+        "settings": {"sessions": sessions, "at_once": AT_ONCE, "tls": tls},
         "method": METHOD,
         "before": before,
         "after": after,
@@ -83,17 +88,17 @@ def leaks(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
     ]
 
 
-def _churn(url: str, sessions: int, seed: int) -> dict[str, int]:
+def _churn(url: str, sessions: int, seed: int, certificate: bench_tls.Certificate | None) -> dict[str, int]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_clients, url, sessions, seed).result()
+        return pool.submit(_clients, url, sessions, seed, certificate).result()
 
 
-def _clients(url: str, sessions: int, seed: int) -> dict[str, int]:
-    return asyncio.run(_all(url, sessions, seed))
+def _clients(url: str, sessions: int, seed: int, certificate: bench_tls.Certificate | None) -> dict[str, int]:
+    return asyncio.run(_all(url, sessions, seed, certificate.trusting() if certificate else None))
 
 
-async def _all(url: str, sessions: int, seed: int) -> dict[str, int]:
+async def _all(url: str, sessions: int, seed: int, context: ssl.SSLContext | None) -> dict[str, int]:
     kinds = random.Random(seed)
     outcomes: Counter[str] = Counter()
     waiting = [kinds.choice(KINDS) for _ in range(sessions)]
@@ -101,7 +106,7 @@ async def _all(url: str, sessions: int, seed: int) -> dict[str, int]:
     async def one_after_another() -> None:
         while waiting:
             kind = waiting.pop()
-            outcomes[f"{kind}: {await _session(url, kind)}"] += 1
+            outcomes[f"{kind}: {await _session(url, kind, context)}"] += 1
 
     async with asyncio.TaskGroup() as tasks:
         for _ in range(AT_ONCE):
@@ -109,12 +114,16 @@ async def _all(url: str, sessions: int, seed: int) -> dict[str, int]:
     return dict(sorted(outcomes.items()))
 
 
-async def _session(url: str, kind: str) -> str:
+async def _session(url: str, kind: str, context: ssl.SSLContext | None) -> str:
     """One session of its kind; how it ended for the client: a close code, or what it did itself."""
     query = f"?{_QUERIES.get(kind, 'sample_rate=16000')}"
     try:
         connection = await connect(
-            url + query, additional_headers={"Authorization": "bench"}, compression=None, proxy=None
+            url + query,
+            additional_headers={"Authorization": "bench"},
+            compression=None,
+            proxy=None,
+            ssl=context,
         )
     except (OSError, TimeoutError, InvalidHandshake) as error:
         return f"not connected, {type(error).__name__}"

@@ -6,6 +6,7 @@ would need more of this machine than the server does, and its own work would be 
 
 import asyncio
 import multiprocessing
+import ssl
 import sys
 import tempfile
 import time
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from cli import redis_server, up
+from cli import bench_tls, redis_server, up
 from cli.bench_figures import percentile
 from cli.bench_machine import Usage, metric
 from cli.child import Child, died_of
@@ -30,7 +31,7 @@ METHOD = (
     "Real ingress, real Redis, no worker. One process opens all connections at the same moment, half on / and half on "
     "/v3/ws, with an Authorization header as the official clients send it, by plain asyncio and requests made before; "
     "none is closed before all are open. Time is from the call that connects to the last byte of the 101's header, "
-    "and holds what the generator itself was late. Each round is a crowd of its own, after all of the last have left."
+    "and holds what the generator itself was late (over TLS, its half of the cryptography too). Each round is a crowd of its own, after all of the last have left."
 )
 _REQUEST = (
     "GET {path}?sample_rate=16000 HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -48,24 +49,25 @@ class Crowd:
     cpu: float
 
 
-def run(count: int, rounds: int, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Measure. Raises StackError."""
+def run(count: int, rounds: int, tell: Callable[[str], None], tls: bool = False) -> dict[str, Any]:
+    """Measure, over TLS if so wished. Raises StackError."""
     levels = []
     with tempfile.TemporaryDirectory(prefix="steno-bench-") as folder, redis_server.EmbeddedRedis() as redis:
-        door = Door(redis.url, Path(folder) / "ingress.log", count)
+        certificate = bench_tls.make(Path(folder)) if tls else None
+        door = Door(redis.url, Path(folder) / "ingress.log", count, certificate)
         try:
             door.wait()
             for number in range(rounds):
                 tell(f"round {number + 1} of {rounds}, {count} at once")
                 usage = Usage({"ingress": door.child.pid, "redis": redis.child.pid})
-                crowd = send(door.port, count)
+                crowd = send(door.port, count, certificate)
                 levels.append(summary(crowd) | {"cores": usage.cores()})
                 door.check()
                 door.wait()
         finally:
             door.child.stop(up.STOP_GRACE_S)
     return {
-        "settings": {"connections": count, "rounds": rounds},
+        "settings": {"connections": count, "rounds": rounds, "tls": tls},
         "method": METHOD,
         "goals": {"max_ms": GOAL_MAX_MS},
         "holds": all(level["failed"] == 0 and level["max_ms"] <= GOAL_MAX_MS for level in levels),
@@ -91,7 +93,9 @@ def summary(crowd: Crowd) -> dict[str, Any]:
 class Door:
     """An ingress process with room for everybody."""
 
-    def __init__(self, redis_url: str, log: Path, count: int) -> None:
+    def __init__(
+        self, redis_url: str, log: Path, count: int, certificate: bench_tls.Certificate | None = None
+    ) -> None:
         self.port, self._probe_port = (up.free_port() for _ in range(2))
         env = {
             "HOST": up.LOCAL_HOST,
@@ -103,6 +107,7 @@ class Door:
             "PROBE_PORT": str(self._probe_port),
             "DRAIN_GRACE_S": "0",
             "LICENSE_REQUIRED": "false",
+            **(certificate.env() if certificate else {}),
         }
         self.child = Child(
             "ingress", [sys.executable, "-m", "cli.main", "ingress", "--with-parent"], env, log
@@ -126,17 +131,18 @@ class Door:
         return int(metric(self._probe_port, "steno_sessions_open").get("", -1))
 
 
-def send(port: int, count: int) -> Crowd:
+def send(port: int, count: int, certificate: bench_tls.Certificate | None = None) -> Crowd:
     """A crowd from another process."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(gather, port, count).result()
+        return pool.submit(gather, port, count, certificate).result()
 
 
-def gather(port: int, count: int) -> Crowd:
+def gather(port: int, count: int, certificate: bench_tls.Certificate | None = None) -> Crowd:
     """The crowd, from this process."""
     service.allow_open_files(count + 64)
+    context = certificate.trusting() if certificate else None
     started_s, cpu_s = time.monotonic(), time.process_time()
-    opened_ms, failures = asyncio.run(_all(port, count))
+    opened_ms, failures = asyncio.run(_all(port, count, context))
     return Crowd(opened_ms, failures, (time.process_time() - cpu_s) / (time.monotonic() - started_s))
 
 
@@ -165,12 +171,12 @@ class _Opening(asyncio.Protocol):
             self._opened.set_exception(ConnectionError(str(error or "closed before an answer")))
 
 
-async def _all(port: int, count: int) -> tuple[list[float], list[str]]:
+async def _all(port: int, count: int, context: ssl.SSLContext | None) -> tuple[list[float], list[str]]:
     requests = [_REQUEST.format(path=path).encode() for path in PATHS]
     transports: list[asyncio.BaseTransport] = []
     async with asyncio.TaskGroup() as tasks:
         waiting = [
-            tasks.create_task(_one(port, requests[number % len(requests)], transports))
+            tasks.create_task(_one(port, requests[number % len(requests)], transports, context))
             for number in range(count)
         ]
     for transport in transports:
@@ -180,7 +186,9 @@ async def _all(port: int, count: int) -> tuple[list[float], list[str]]:
     return opened, [result for result in results if isinstance(result, str)]
 
 
-async def _one(port: int, request: bytes, transports: list[asyncio.BaseTransport]) -> float | str:
+async def _one(
+    port: int, request: bytes, transports: list[asyncio.BaseTransport], context: ssl.SSLContext | None
+) -> float | str:
     """ms to 101, or why not."""
     loop = asyncio.get_running_loop()
     opened: asyncio.Future[float] = loop.create_future()
@@ -188,7 +196,11 @@ async def _one(port: int, request: bytes, transports: list[asyncio.BaseTransport
     try:
         async with asyncio.timeout(PATIENCE_S):
             transport, _ = await loop.create_connection(
-                lambda: _Opening(request, opened), up.LOCAL_HOST, port
+                lambda: _Opening(request, opened),
+                up.LOCAL_HOST,
+                port,
+                ssl=context,
+                server_hostname=bench_tls.NAME if context else None,
             )
             transports.append(transport)
             return (await opened - started_s) * 1000

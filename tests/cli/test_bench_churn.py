@@ -17,9 +17,10 @@ def test_what_is_left_is_named() -> None:
     ]
 
 
-def test_sessions_of_every_kind_leave_nothing_behind(monkeypatch) -> None:
+@pytest.mark.parametrize("tls", [False, True])
+def test_sessions_of_every_kind_leave_nothing_behind(monkeypatch, tls) -> None:
     monkeypatch.setattr(bench_churn, "WARM_UP", 60)
-    result = bench_churn.run(120, lambda _: None)
+    result = bench_churn.run(120, lambda _: None, tls)
     assert result["leaks"] == []
     assert sum(result["outcomes"].values()) == 120
     ends = {outcome.split(": ")[0]: outcome.split(": ")[1] for outcome in result["outcomes"]}

@@ -51,6 +51,12 @@ def test_a_small_crowd_gets_in() -> None:
         assert set(found["cores"]) == {"ingress", "redis", "others"}
 
 
+def test_a_small_crowd_gets_in_over_tls() -> None:
+    result = bench_handshake.run(20, 1, lambda _: None, tls=True)
+    assert [(found["opened"], found["failed"]) for found in result["rounds"]] == [(20, 0)]
+    assert result["settings"]["tls"]
+
+
 def test_time_ends_with_the_101(answering) -> None:
     crowd = send(answering(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"), 3)
     assert len(crowd.opened_ms) == 3
