@@ -31,7 +31,8 @@ METHOD = (
     "Real ingress, real Redis, no worker. One process opens all connections at the same moment, half on / and half on "
     "/v3/ws, with an Authorization header as the official clients send it, by plain asyncio and requests made before; "
     "none is closed before all are open. Time is from the call that connects to the last byte of the 101's header, "
-    "and holds what the generator itself was late (over TLS, its half of the cryptography too). Each round is a crowd of its own, after all of the last have left."
+    "and holds what the generator itself was late (over TLS, its half of the cryptography too). Each round is a crowd "
+    "of its own, after all of the last have left."
 )
 _REQUEST = (
     "GET {path}?sample_rate=16000 HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
