@@ -95,6 +95,8 @@ Run = Callable[[Coroutine[Any, Any, Any]], Any]
 def run() -> Iterator[Run]:
     """Runs a coroutine to its end and returns its result; one loop for all calls of a test, no task left behind."""
     with asyncio.Runner(debug=True, loop_factory=new_event_loop) as runner:
+        # Debug mode also logs callbacks that took long, which on a busy machine any may.
+        runner.get_loop().slow_callback_duration = float("inf")
         yield runner.run
         left = asyncio.all_tasks(runner.get_loop())
     assert not left, f"tasks left running: {left}"
