@@ -64,7 +64,9 @@ CODECS: list[tuple[Callable[[Any], bytes], Callable[[bytes], Any], st.SearchStra
     (
         entries.pack_checkpoint,
         entries.unpack_checkpoint,
-        st.builds(Checkpoint, counts, counts, texts, params),
+        st.builds(
+            Checkpoint, counts, counts, texts, params, counts, st.lists(st.tuples(texts, texts)).map(tuple)
+        ),
     ),
     (entries.pack_load, entries.unpack_load, st.builds(WorkerLoad, counts, counts, counts, counts, texts)),
     (
@@ -202,6 +204,12 @@ def test_no_kind_is_taken_for_another(data: st.DataObject):
 def test_refusals(unpack: Callable[[bytes], Any], value: Any, reason: str):
     with pytest.raises(EntryError, match=reason):
         unpack(msgpack.packb(value))
+
+
+@pytest.mark.parametrize("fields, lead", [((), 0), ((7,), 7)])
+def test_checkpoints_of_releases_before_are_understood(fields: tuple[int, ...], lead: int):
+    packed = entries._pack(entries.Kind.CHECKPOINT, 3, 1600, "5-0", {"mode": None}, *fields)
+    assert entries.unpack_checkpoint(packed) == Checkpoint(3, 1600, "5-0", {"mode": None}, lead)
 
 
 def test_a_giant_is_refused_unread():
