@@ -329,9 +329,9 @@ class Ingress:
         return self._access.credentials.grant(presented, time.time())
 
     async def _unserved(self, params: SessionParams) -> ClientError | None:
-        """Why nobody will take a session with these; before that is said, Redis is asked once more."""
-        error = self._pools.refusal(params.pool, params.speech_model, self._now())
-        if error is None:
+        """Why nobody will take a session with these; Redis is asked before that is said, and while nothing is known."""
+        known = self._pools.served(self._now())
+        if params.pool in known:
             return None
         await self._look_for_pools()
         return self._pools.refusal(params.pool, params.speech_model, self._now())
