@@ -56,7 +56,7 @@ def build(  # noqa: PLR0913 every part of a recognizer, by name
     model.load_state_dict(fused(weights))
     if int8.chosen(precision):
         model.quantise()
-    spec = spec_of(name, licence, slots)
+    spec = replace(spec_of(name, licence, slots), languages=tuple(model.config.languages))
     rules = replace(RULES, partial_ms=partial_ms)
     encoder = Encoder(pieces)
 
