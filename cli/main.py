@@ -25,6 +25,12 @@ EXIT_FAILED, EXIT_SETTINGS, EXIT_WEIGHTS, EXIT_LICENSE, EXIT_INTERRUPTED = 1, 2,
 
 CLIENTS, SERVERS, STOCK, DUES = "Speak to a server", "Run a server", "Models", "Licences and usage"
 
+
+def _example(*lines: str) -> str:
+    """An epilog that teaches by example."""
+    return "\n".join(("[bold]Examples[/]", *(f"  [cyan]{line}[/]" for line in lines)))
+
+
 app = typer.Typer(
     name="steno",
     help="Real-time speech to text on your own machines.\n\nBegin with [bold]steno demo[/], or start a server with "
@@ -35,7 +41,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # `main` tells what users can mend in one line; the rest is a traceback
 )
 models_app = typer.Typer(
-    help="Model weights on this machine: list, fetch, remove.", no_args_is_help=True, rich_markup_mode="rich"
+    help="Model weights on this machine: list, fetch, remove; and what a server has deployed: served.",
+    epilog=_example("steno models list", "steno models fetch whisper-base", "steno models served"),
+    no_args_is_help=True,
+    rich_markup_mode="rich",
 )
 app.add_typer(models_app, name="models", rich_help_panel=STOCK)
 app.add_typer(bench.app, name="bench", rich_help_panel=STOCK)
@@ -44,11 +53,6 @@ app.add_typer(dues.license_app, name="license", rich_help_panel=DUES)
 app.add_typer(dues.issuer_app, name="issuer", rich_help_panel=DUES)
 app.add_typer(dues.usage_app, name="usage", rich_help_panel=DUES)
 app.add_typer(dues.tracker_app, name="tracker", rich_help_panel=DUES)
-
-
-def _example(*lines: str) -> str:
-    """An epilog that teaches by example."""
-    return "\n".join(("[bold]Examples[/]", *(f"  [cyan]{line}[/]" for line in lines)))
 
 
 def _version(wanted: bool) -> None:
@@ -344,6 +348,31 @@ def models_fetch(
             typer.echo(folder)
     else:
         up.fetch_weights(_notes())
+
+
+@models_app.command(
+    "served",
+    epilog=_example(
+        "steno models served", "steno models served --url wss://speech.example --api-key KEY --json"
+    ),
+)
+def models_served(
+    url: Annotated[
+        str,
+        typer.Option(
+            metavar="URL", envvar="STENO_ENDPOINT", help="Server to ask: ws(s)://... or http(s)://..."
+        ),
+    ] = "ws://localhost:8080",
+    api_key: ApiKey = "self-hosted",
+    as_json: Annotated[bool, typer.Option("--json", help="Print what the server says as JSON.")] = False,
+) -> None:
+    """Ask a running server which pools it has: models, licences, languages, and how many sessions fit.
+
+    Needs a key, where the server has any; a temporary token is not enough.
+    """
+    from cli import served
+
+    served.run(url, api_key, as_json, _output())
 
 
 @models_app.command("remove", epilog=_example("steno models remove moonshine-tiny-en"))

@@ -50,9 +50,15 @@ def test_help_loads_nothing_heavy() -> None:
 def test_each_help_has_a_meaning_and_an_example(command) -> None:
     found = CliRunner().invoke(app, [command, "--help"])
     assert found.exit_code == 0
-    if command != "models":
-        assert "Examples" in found.output
-        assert f"steno {command}" in found.output
+    assert "Examples" in found.output
+    assert f"steno {command}" in found.output
+
+
+def test_the_help_of_models_teaches_every_one_of_its_commands() -> None:
+    found = CliRunner().invoke(app, ["models", "--help"])
+    assert all(f" {command} " in found.output for command in ("list", "fetch", "served", "remove"))
+    found = CliRunner().invoke(app, ["models", "served", "--help"])
+    assert "steno models served --url" in found.output
 
 
 def test_version() -> None:
@@ -108,6 +114,13 @@ def test_missing_weights_exit_with_3_and_tell_what_to_run(tmp_path) -> None:
 
 def test_no_server_exits_with_1_and_tells_what_to_run(free_port) -> None:
     found = steno("transcribe", str(DATA / "hello_world.wav"), "--endpoint", f"ws://127.0.0.1:{free_port()}")
+    assert found.returncode == 1
+    assert "steno up" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_no_server_to_ask_exits_with_1_and_tells_what_to_run(free_port) -> None:
+    found = steno("models", "served", "--url", f"ws://127.0.0.1:{free_port()}")
     assert found.returncode == 1
     assert "steno up" in found.stderr
     assert "Traceback" not in found.stderr
