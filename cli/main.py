@@ -9,7 +9,7 @@ run on, 75 a server of the vendor's was away for too long (start again); 130 on 
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -99,6 +99,16 @@ Language = Annotated[
         metavar="CODE", help="What is spoken, such as fr; without a model it chooses one that knows it."
     ),
 ]
+Prompt = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT", help="What the speech is about; for models that take one, such as universal-3-5-pro."
+    ),
+]
+Keyterms = Annotated[
+    list[str] | None,
+    typer.Option("--keyterm", metavar="TERM", help="A word or name that may come up; may be repeated."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print each server message as a line of JSON.")]
 Format = Annotated[
     bool, typer.Option("--format/--no-format", help="Ask for finished turns with punctuation and capitals.")
@@ -111,10 +121,11 @@ Format = Annotated[
         "steno transcribe talk.mp3",
         "steno transcribe talk.wav --fast > talk.txt",
         "steno transcribe discours.ogg --language fr",
+        "steno transcribe call.wav --keyterm Moonshine --keyterm 'Ada Lovelace'",
         "steno transcribe talk.flac --json | jq -r 'select(.end_of_turn) | .transcript'",
     ),
 )
-def transcribe(
+def transcribe(  # noqa: PLR0913 each is an option of the command
     file: Annotated[
         Path,
         typer.Argument(
@@ -123,8 +134,11 @@ def transcribe(
     ],
     endpoint: Endpoint = "ws://localhost:8080",
     api_key: ApiKey = "self-hosted",
+    *,
     speech_model: SpeechModel = None,
     language: Language = None,
+    prompt: Prompt = None,
+    keyterms: Keyterms = None,
     fast: Annotated[
         bool, typer.Option("--fast", help="Send as fast as the server takes it, not as spoken.")
     ] = False,
@@ -138,16 +152,20 @@ def transcribe(
     """
     from cli import transcribe as command
 
-    request = _request(endpoint, api_key, speech_model, format_turns, language)
+    hints = _hints(speech_model, language, prompt, keyterms)
+    request = _request(endpoint, api_key, format_turns, hints)
     command.run(file, request, fast, as_json, _output(), _notes())
 
 
 @app.command(rich_help_panel=CLIENTS, epilog=_example("steno mic", "steno mic --device 'USB' --json"))
-def mic(
+def mic(  # noqa: PLR0913 each is an option of the command
     endpoint: Endpoint = "ws://localhost:8080",
     api_key: ApiKey = "self-hosted",
+    *,
     speech_model: SpeechModel = None,
     language: Language = None,
+    prompt: Prompt = None,
+    keyterms: Keyterms = None,
     device: Annotated[
         str | None, typer.Option(metavar="NAME", help="Microphone: part of its name, or its number.")
     ] = None,
@@ -160,8 +178,9 @@ def mic(
     """
     from cli import mic as command
 
+    hints = _hints(speech_model, language, prompt, keyterms)
     command.run(
-        _request(endpoint, api_key, speech_model, format_turns, language),
+        _request(endpoint, api_key, format_turns, hints),
         device,
         as_json,
         _output(),
@@ -388,12 +407,18 @@ def models_remove(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _request(
-    endpoint: str, api_key: str, speech_model: str | None, format_turns: bool, language: str | None
-) -> "Request":
+def _request(endpoint: str, api_key: str, format_turns: bool, hints: dict[str, Any]) -> "Request":
     from cli.client import Request
 
-    return Request(endpoint, api_key, speech_model=speech_model, format_turns=format_turns, language=language)
+    return Request(endpoint, api_key, format_turns=format_turns, **hints)
+
+
+def _hints(
+    speech_model: str | None, language: str | None, prompt: str | None, keyterms: list[str] | None
+) -> dict[str, Any]:
+    """What helps the server to understand, as fields of a Request."""
+    told = {"speech_model": speech_model, "language": language, "prompt": prompt}
+    return {**told, "keyterms": tuple(keyterms or ())}
 
 
 def _output() -> "Console":

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import soundfile
@@ -144,11 +145,14 @@ def test_options_reach_the_server(partner, scripts, tmp_path) -> None:
     server = partner(scripts.two_turns)
     soundfile.write(tmp_path / "clip.wav", [0.0] * 4_410, 44_100)
     words = ["--fast", "--json", "--no-format", "--api-key", "k", "--speech-model", "some-model"]
+    words += ["--prompt", "About ships", "--keyterm", "Ada Lovelace", "--keyterm", "Rue"]
     found = steno("transcribe", str(tmp_path / "clip.wav"), *words, STENO_ENDPOINT=server.url)
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout.splitlines()[-1])["type"] == "Termination"
     assert "format_turns=false" in server.path
-    assert "speech_model=some-model" in server.path
+    query = parse_qs(urlsplit(server.path).query)
+    assert (query["speech_model"], query["prompt"]) == (["some-model"], ["About ships"])
+    assert json.loads(query["keyterms_prompt"][0]) == ["Ada Lovelace", "Rue"]
     assert server.headers["Authorization"] == "k"
 
 
