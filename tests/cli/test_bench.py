@@ -35,6 +35,13 @@ def test_wrong_levels_are_refused(sessions) -> None:
     assert "commas" in found.output
 
 
+@pytest.mark.parametrize("command", ["worker", "accuracy"])
+def test_a_pool_that_nobody_serves_is_told(command) -> None:
+    found = bench(command, "--pool", "klingon")
+    assert found.exit_code != 0
+    assert "no such pool: klingon" in str(found.exception)
+
+
 @pytest.mark.weights
 def test_a_short_run_prints_json_and_leaves_it_with_a_picture(tmp_path) -> None:
     found = bench("worker", "--sessions", "1", "--seconds", "2", "--json", "--out", str(tmp_path))
