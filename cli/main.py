@@ -188,22 +188,34 @@ def mic(  # noqa: PLR0913 each is an option of the command
     )
 
 
-@app.command(rich_help_panel=CLIENTS, epilog=_example("steno demo", "steno demo --file talk.mp3"))
+@app.command(
+    rich_help_panel=CLIENTS,
+    epilog=_example(
+        "steno demo", "steno demo --pools english", "steno demo --pools multilang --file discours.ogg"
+    ),
+)
 def demo(
     file: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", exists=True, dir_okay=False, readable=True, help="Another recording to play."
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            help="Another recording to play, in english unless --pools says otherwise.",
         ),
     ] = None,
+    pools: Annotated[
+        str, typer.Option(metavar="POOL,...", show_default="all", help="Pools to show, with commas between.")
+    ] = "",
 ) -> None:
-    """Start everything, play a recording into it, show the text and the delays, stop everything.
+    """Start everything, play a recording into each pool, show the text and the delays, stop everything.
 
     Fetches the weights first if they are missing. Nothing has to run before, nothing runs afterwards.
     """
     from cli import demo as command
 
-    command.run(file, _output())
+    command.run(file, _names(pools), _output())
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -254,8 +266,7 @@ def up(
     """
     from cli import up as command
 
-    names = [name.strip() for name in pools.split(",") if name.strip()]
-    command.run(port, names, host, redis_url, verbose, workers, _output())
+    command.run(port, _names(pools), host, redis_url, verbose, workers, _output())
 
 
 @app.command(rich_help_panel=SERVERS, epilog=_example("steno ingress", "steno ingress --settings"))
@@ -405,6 +416,10 @@ def models_remove(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _request(endpoint: str, api_key: str, format_turns: bool, hints: dict[str, Any]) -> "Request":
