@@ -112,8 +112,8 @@ def worker(
     if as_json:
         return
     _say(
-        f"holds [bold]{result['holds']}[/] live sessions (goal: {result['goals']['sessions']}); p95 of finals and gaps "
-        f"at most {goal_ms:.0f} ms. Delays in ms, "
+        f"holds [bold]{result['holds']}[/] live sessions (goal: {result['goals']['sessions']}, p95 of finals at most "
+        f"{goal_ms:.0f} ms). Delays in ms, "
         "services in cores; gap: between partials; late: the generator itself"
     )
     if max(level["cores"]["others"] for level in result["levels"]) > bench_worker.BUSY_CORES:

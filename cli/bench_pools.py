@@ -8,12 +8,14 @@ from wire.speech_models import MODELS
 
 @dataclass(frozen=True)
 class PoolBench:
-    """`sessions` live ones with a p95 of finals, and of gaps between partials, of at most so many ms, on two cores."""
+    """`sessions` live ones with a p95 of finals of at most so many ms, on two cores; of gaps between partials as well,
+    where a goal is set for them.
+    """
 
     pool: str
     sessions: int
     final_p95_ms: float
-    gap_p95_ms: float
+    gap_p95_ms: float | None
     languages: tuple[str, ...]
 
     @property
@@ -34,8 +36,8 @@ BENCHES = {
     bench.pool: bench
     for bench in (
         PoolBench("english", 8, 1_000.0, 1_000.0, ("en",)),
-        PoolBench("multilang", 4, 1_500.0, 1_500.0, _EASY),
-        PoolBench("u3pro", 3, 1_500.0, 1_500.0, ("en", "es", "fr", "it", "pt")),
+        PoolBench("multilang", 4, 1_500.0, None, _EASY),
+        PoolBench("u3pro", 3, 1_500.0, None, ("en", "es", "fr", "it", "pt")),
     )
 }
 #: Pool -> languages of the recordings whose errors are counted, where it is more than what loads it.

@@ -28,8 +28,9 @@ METHOD = (
     "its own (of several languages, where the pool knows several), 0.6 to 1.5 s apart. final: from sending the last "
     "audio of a phrase (cut by loudness) to the final that covers it, the silence setting included. between partials: "
     "p95 of gaps between messages while phrases are spoken. A level holds when every phrase got its final, p95 of "
-    "final and of the gaps is at most its goal, what is left after Terminate comes within 5 s, the delay grows by less "
-    "than 0.5 s over the level (least squares), and the generator's own p99 lateness is below 50 ms."
+    "final, and of the gaps where they have a goal, is at most the goal, what is left after Terminate comes within 5 s, "
+    "the delay grows by less than 0.5 s over the level (least squares), and the generator's own p99 lateness is below "
+    "50 ms."
 )
 
 
@@ -148,7 +149,7 @@ def _reasons(level: dict[str, Any], bench: PoolBench) -> list[str]:
         "phrases without a final": level["unanswered"] > 0,
         "nothing was measured": final is None or gap is None,
         "finals too late": final is not None and final > bench.final_p95_ms,
-        "partials too rare": gap is not None and gap > bench.gap_p95_ms,
+        "partials too rare": gap is not None and gap > (bench.gap_p95_ms or math.inf),
         "ends too late": (level["end_max_ms"] or 0.0) > GOAL_END_MS,
         "delay grows": level["growth_ms"] > GROWTH_MS,
         "the generator itself was late": late is not None and late > LATE_MS,

@@ -1,4 +1,4 @@
-"""`steno demo`: everything started, a recording played into each pool as if spoken, everything stopped; what it took."""
+"""`steno demo`: everything started, a recording played into each pool as if spoken, everything stopped; its figures."""
 
 import asyncio
 import itertools

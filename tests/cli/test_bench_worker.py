@@ -41,7 +41,7 @@ def test_what_makes_a_level_fall_short(level, reason) -> None:
 
 
 def test_each_pool_has_goals_of_its_own() -> None:
-    slow = [[answer(n, final_ms=1_400, gap_ms=1_400) for n in range(9)]]
+    slow = [[answer(n, final_ms=1_400, gap_ms=9_000) for n in range(9)]]
     assert bench_worker.judged(1, slow, [1.0], (), (), BENCHES["multilang"])["holds"]
     assert bench_worker.judged(1, slow, [1.0], ())["falls_short"] == ["finals too late", "partials too rare"]
 
@@ -73,4 +73,4 @@ def test_another_pool_is_measured_alone_and_in_its_languages() -> None:
     assert level["cores"]["multilang"] > 0
     assert "english" not in level["cores"]
     assert result["settings"]["speech_model"] == "universal-streaming-multilingual"
-    assert result["goals"] == {"sessions": 4, "final_p95_ms": 1_500.0, "gap_p95_ms": 1_500.0}
+    assert result["goals"] == {"sessions": 4, "final_p95_ms": 1_500.0, "gap_p95_ms": None}
