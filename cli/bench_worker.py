@@ -28,7 +28,7 @@ METHOD = (
     "its own (of several languages, where the pool knows several), 0.6 to 1.5 s apart. final: from sending the last "
     "audio of a phrase (cut by loudness) to the final that covers it, the silence setting included. between partials: "
     "p95 of gaps between messages while phrases are spoken. A level holds when every phrase got its final, p95 of "
-    "final, and of the gaps where they have a goal, is at most the goal, what is left after Terminate comes within 5 s, "
+    "final, and of gaps that have a goal, is at most the goal, what is left after Terminate comes within 5 s, "
     "the delay grows by less than 0.5 s over the level (least squares), and the generator's own p99 lateness is below "
     "50 ms."
 )
