@@ -28,8 +28,8 @@ class PoolBench:
         return bench if self.pool == "english" else f"{bench}-{self.pool}"
 
 
-#: Polish and Hindi are left out of no table of errors, but nobody who loads a pool speaks them: their shortest
-#: recordings give no word at all now and then, which a level would count as a phrase without a final.
+#: Polish and Hindi count in the table of errors, but nobody who loads a pool speaks them: these voices are heard so
+#: badly that a short turn may give no word, which a level would count as a phrase without a final.
 _EASY = ("en", "es", "fr", "it", "ja", "pt", "zh")
 
 BENCHES = {
