@@ -75,9 +75,10 @@ def _play(scene: Scene, path: Path, longest_s: float, stack: up.Stack, console: 
     console.print(
         f"\n[bold]{scene.pool}[/]: {scene.what}; playing {escape(path.name)}, {duration_s:.0f} s of speech",
         highlight=False,
+        soft_wrap=True,
     )
     for line in _asked(scene):
-        console.print(f"[dim]{escape(line)}[/]", highlight=False)
+        console.print(f"[dim]{escape(line)}[/]", highlight=False, soft_wrap=True)
     console.print()
     port = stack.probe_ports[scene.pool]
     before_s = _step_seconds(port)

@@ -40,19 +40,36 @@ class Spec:
         return self.chunk_samples * self.catch_up
 
 
+#: A turn that is over: code of its language ("" where the model tells none), and its text.
+Said = tuple[str, str]
+
+
 @dataclass(frozen=True)
 class SlotOptions:
     """What a session asks of the model itself; turn rules stay with `turns.py`. A model ignores what it has no use for.
 
-    language   code of the only language spoken; None: listen for it
-    languages  codes of the languages that may be spoken, where `language` is None; empty: any
-    prompt     text that came before, for names and spellings
+    language        code of the only language spoken; None: listen for it
+    languages       codes of the languages that may be spoken, where `language` is None; empty: any
+    keyterms        words to expect
+    prompt          what the session is about, for names and spellings
+    agent_context   what the other side of the conversation said last
+    previous_turns  how many turns before the open one are its context, at most
+    said            the turns that ended by `said_to_ms`, oldest first; read when the slot is reset
+    first_ms        speech after which a turn's first words are told, ...
+    partial_ms      ... and audio between two later partials; 0: what suits the model
     """
 
     vad_threshold: float = 0.4
     language: str | None = None
     languages: tuple[str, ...] = ()
+    keyterms: tuple[str, ...] = ()
     prompt: str = ""
+    agent_context: str = ""
+    previous_turns: int = 0
+    said: tuple[Said, ...] = ()
+    said_to_ms: int = 0
+    first_ms: int = 0
+    partial_ms: int = 0
 
 
 @dataclass(frozen=True)

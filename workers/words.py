@@ -19,6 +19,10 @@ from numpy.typing import NDArray
 #: No word is shorter: the grain of Whisper's and Moonshine's encoders is 20 to 24 ms, clients want start < end.
 MIN_WORD_MS = 20
 
+#: Marks that close a sentence, in the scripts of all languages served (protocol 5.2): Latin, Chinese and
+#: Japanese, Hindi, Arabic, Urdu.
+FULL_STOPS = (".", "?", "!", *"\u3002\uff1f\uff01\u0964\u061f\u06d4")
+
 #: Tokens a decoder may spend per second of audio (the rule of Moonshine's authors), and on however little audio.
 TOKENS_PER_S = 6.5
 MIN_TOKENS = 8
@@ -40,6 +44,9 @@ HEARD_SHARE = 0.25
 
 #: A phrase said twice in a row, of at least so many tokens, up to where a decode ran out of its cap.
 TWICE_TOKENS, LONGEST_TWICE = 5, 60
+
+#: A text is made up if so many of its words, and this share of them, find no time in the audio.
+MADE_UP_WORDS, MADE_UP_SHARE = 3, 0.7
 
 #: Scripts without spaces: Han with its signs, kana, the fullwidth forms ...
 _CJK = "\u2e80-\u2fdf\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
@@ -271,6 +278,29 @@ def _bare(text: str) -> str:
 def token_cap(audio_s: float, per_s: float = TOKENS_PER_S) -> int:
     """Most tokens that `audio_s` seconds of speech can hold; past it the decoder invents."""
     return max(MIN_TOKENS, math.ceil(audio_s * per_s))
+
+
+def heard_once(words: Sequence[Word]) -> int:
+    """How many of the words the audio holds: those at the end that say again what stands before them, and find no time
+    to be said in, come from the text before. So does all of it, where hardly any word finds time.
+    """
+    count = len(words)
+    while again := next((n for n in range(1, count // 2 + 1) if _is_echo(words[count - 2 * n : count])), 0):
+        count -= again
+    hurried = sum(map(_is_hurried, words[:count]))
+    return 0 if hurried >= MADE_UP_WORDS and hurried >= MADE_UP_SHARE * count else count
+
+
+def _is_echo(words: Sequence[Word]) -> bool:
+    """Whether the second half is the first again, and half of it takes no time."""
+    half = len(words) // 2
+    said, again = ([unformatted(word.text) for word in part] for part in (words[:half], words[half:]))
+    return said == again and 2 * sum(map(_is_hurried, words[half:])) >= half
+
+
+def _is_hurried(word: Word) -> bool:
+    """Attention did not rest on it for more than a frame or two."""
+    return word.end_ms - word.start_ms <= MIN_WORD_MS
 
 
 def twice(tokens: Sequence[int]) -> int | None:

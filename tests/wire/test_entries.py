@@ -64,7 +64,9 @@ CODECS: list[tuple[Callable[[Any], bytes], Callable[[bytes], Any], st.SearchStra
     (
         entries.pack_checkpoint,
         entries.unpack_checkpoint,
-        st.builds(Checkpoint, counts, counts, texts, params),
+        st.builds(
+            Checkpoint, counts, counts, texts, params, counts, st.lists(st.tuples(texts, texts)).map(tuple)
+        ),
     ),
     (
         entries.pack_load,
@@ -234,6 +236,12 @@ def test_a_worker_with_a_strange_title_is_seen_all_the_same():
     read = entries.unpack_load(entries.pack_load(strange))
     assert (len(read.model), len(read.licence)) == (entries.MAX_TITLE, entries.MAX_TITLE)
     assert set(read.languages) == {"en", "de"}
+
+
+@pytest.mark.parametrize("fields, lead", [((), 0), ((7,), 7)])
+def test_checkpoints_of_releases_before_are_understood(fields: tuple[int, ...], lead: int):
+    packed = entries._pack(entries.Kind.CHECKPOINT, 3, 1600, "5-0", {"mode": None}, *fields)
+    assert entries.unpack_checkpoint(packed) == Checkpoint(3, 1600, "5-0", {"mode": None}, lead)
 
 
 def test_a_giant_is_refused_unread():

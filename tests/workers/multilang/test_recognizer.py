@@ -1,4 +1,4 @@
-"""What the multilang pool builds out of a checkpoint: languages, scripts, prompts; nothing out of noise."""
+"""What the multilang pool builds out of a checkpoint: languages, scripts; nothing out of noise."""
 
 from pathlib import Path
 from typing import Any
@@ -157,13 +157,6 @@ def test_candidates_bound_what_may_be_heard(recognizer: Redecoder) -> None:
     found = heard(recognizer, padded(clip("it", "ciao_mondo")[0]), languages=("it", "en", "de"))
     assert {code for code, _ in found.languages} <= {"it", "en", "de"}
     assert found.languages[-1][0] == "it"
-
-
-def test_a_prompt_teaches_a_spelling(recognizer: Redecoder) -> None:
-    sound = english("counting.wav")
-    assert heard(recognizer, sound, language="en").text.startswith("1")
-    led = heard(recognizer, sound, language="en", prompt="We count: one, two, three.")
-    assert led.text == "one two three four five six seven eight nine ten"
 
 
 def test_words_of_a_script_without_spaces_have_times_of_their_own(recognizer: Redecoder) -> None:
