@@ -6,7 +6,7 @@ pool         leases: take, take over, renew, settle, give back
 engine       the step loop: read, plan, step, decide, publish
 seat         one leased session: where it is in the audio, what was told
 slots        who sits where, what chunk is next, whose result came back
-turns        endpointing: observations and hypotheses -> turns            (endpointing: its rules, completeness: one more)
+turns        endpointing: observations and hypotheses -> turns          (endpointing: its rules, completeness: one more)
 telling      what a client is told of the open turn
 words        tokens -> words with times and confidence
 profanity    masks strong words

@@ -19,7 +19,7 @@ NO_FLUSH = -1
 
 @dataclass(frozen=True)
 class Spec:
-    """What a recognizer is. `hop_ms`: grain of observations.
+    """What a recognizer is. `hop_ms`: grain of observations; `languages`: codes of those it writes.
 
     A slot takes part in a step with whole chunks of `chunk_samples`: one when all is well, up to `catch_up` of them
     when steps take longer than chunks. Without that, one long step after another would let audio pile up for ever.
@@ -32,6 +32,7 @@ class Spec:
     hop_ms: int
     sample_rate: int = 16_000
     catch_up: int = 1
+    languages: tuple[str, ...] = ()
 
     @property
     def row_samples(self) -> int:

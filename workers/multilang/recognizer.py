@@ -49,6 +49,6 @@ def build(  # noqa: PLR0913 every part of a recognizer, by name
     Raises ValueError, KeyError or RuntimeError for a checkpoint of another architecture.
     """
     model = loaded(config, weights, precision)
-    spec = spec_of(name, licence, slots)
+    spec = replace(spec_of(name, licence, slots), languages=tuple(model.config.languages))
     rules = replace(RULES, partial_ms=partial_ms)
     return Redecoder(spec, model.eval(), SileroVAD(vad_weights), pieces, rules)

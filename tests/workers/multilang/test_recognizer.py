@@ -63,6 +63,8 @@ def test_it_is_what_it_was_asked_to_be(parts: dict[str, Any]) -> None:
     recognizer = built(parts, slots=5, partial_ms=700)
     spec = recognizer.spec
     assert (spec.model, spec.licence, spec.slots, spec.sample_rate) == ("base", "MIT", 5, 16_000)
+    assert len(spec.languages) == 99
+    assert {"en", "fr", "ja", "haw"} <= set(spec.languages)
     assert (spec.chunk_samples, spec.hop_ms) == (CHUNK_SAMPLES, 32) == (2 * HOP, 32)
     assert recognizer.rules.partial_ms == 700
     assert built(parts).rules == RULES
