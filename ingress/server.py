@@ -326,8 +326,9 @@ class Ingress:
                 await self._resume(connection, wanted)
             case Accept() as accepted:
                 params = accepted.params
-                if refusal := self._dues.refusal(params.pool) or await self._unserved(params):
-                    await self._turn_away(connection, refusal)
+                refusal = self._dues.refusal(params.pool) or await self._unserved(params)
+                if refusal or self._draining:  # perhaps only since Redis was asked
+                    await self._turn_away(connection, refusal or shutting_down())
                 else:
                     await self._serve(self._enrol(connection, accepted))
 

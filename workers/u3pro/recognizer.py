@@ -48,5 +48,6 @@ def build(  # noqa: PLR0913 every part of a recognizer, by name
     def context(options: SlotOptions, said: Sequence[str]) -> list[int]:
         return before(options, said, encoder.encode, room)
 
+    spec = replace(spec_of(name, licence, slots), languages=tuple(model.config.languages))
     rules = replace(RULES, partial_ms=partial_ms)
-    return Redecoder(spec_of(name, licence, slots), model, SileroVAD(vad_weights), pieces, rules, context)
+    return Redecoder(spec, model, SileroVAD(vad_weights), pieces, rules, context)
