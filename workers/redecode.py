@@ -326,7 +326,7 @@ class Redecoder:
         starts, ends = np.maximum(starts[settled:], floor), np.maximum(ends[settled:], floor)
         words = spell(self._pieces, transcript.tokens, starts, ends, transcript.probabilities)
         if self.rules.cut_short:
-            words = words[: heard_once(words)]
+            words = heard_once(words)
         window.tail = fit(window.timed(words), floor, window.ms(item.end))
         window.tail_tokens = list(transcript.tokens)[: sum(word.tokens for word in words)]
         window.decoded_to = item.end

@@ -280,22 +280,37 @@ def token_cap(audio_s: float, per_s: float = TOKENS_PER_S) -> int:
     return max(MIN_TOKENS, math.ceil(audio_s * per_s))
 
 
-def heard_once(words: Sequence[Word]) -> int:
-    """How many of the words the audio holds: those at the end that say again what stands before them, and find no time
-    to be said in, come from the text before. So does all of it, where hardly any word finds time.
+def heard_once(words: Sequence[Word]) -> list[Word]:
+    """The words that the audio holds; their tokens are the first ones of what they were spelled from.
+
+    Those at the end that say again what stands before them, where either of the two finds no time to be said in, come
+    from the text before: what is kept has the times of the one that does. Where hardly any word finds time, all do.
     """
-    count = len(words)
-    while again := next((n for n in range(1, count // 2 + 1) if _is_echo(words[count - 2 * n : count])), 0):
-        count -= again
-    hurried = sum(map(_is_hurried, words[:count]))
-    return 0 if hurried >= MADE_UP_WORDS and hurried >= MADE_UP_SHARE * count else count
+    kept = list(words)
+    while again := next((n for n in range(1, len(kept) // 2 + 1) if _is_echo(kept[-2 * n :])), 0):
+        said, echo = kept[-2 * again : -again], kept[-again:]
+        if _hurried(echo) < _hurried(said):
+            said = [
+                replace(one, start_ms=other.start_ms, end_ms=other.end_ms)
+                for one, other in zip(said, echo, strict=True)
+            ]
+        kept[-2 * again :] = said
+    hurried = _hurried(kept)
+    return [] if hurried >= MADE_UP_WORDS and hurried >= MADE_UP_SHARE * len(kept) else kept
 
 
 def _is_echo(words: Sequence[Word]) -> bool:
-    """Whether the second half is the first again, and half of it takes no time."""
+    """Whether the second half is the first again, and half of either takes no time."""
     half = len(words) // 2
-    said, again = ([unformatted(word.text) for word in part] for part in (words[:half], words[half:]))
-    return said == again and 2 * sum(map(_is_hurried, words[half:])) >= half
+    said, again = words[:half], words[half:]
+    same = all(
+        unformatted(one.text) == unformatted(other.text) for one, other in zip(said, again, strict=True)
+    )
+    return same and 2 * max(_hurried(said), _hurried(again)) >= half
+
+
+def _hurried(words: Sequence[Word]) -> int:
+    return sum(map(_is_hurried, words))
 
 
 def _is_hurried(word: Word) -> bool:

@@ -480,4 +480,9 @@ def lasting(*words: tuple[str, int]) -> list[Word]:
     ],
 )
 def test_words_that_find_no_time_are_not_believed(words: list[tuple[str, int]], kept: int) -> None:
-    assert heard_once(lasting(*words)) == kept
+    assert heard_once(lasting(*words)) == lasting(*words)[:kept]
+
+
+def test_of_two_the_one_that_finds_time_is_believed() -> None:
+    words = lasting(("No", 480), ("matter.", 20), ("No", 140), ("matter.", 160))
+    assert [(word.text, word.start_ms) for word in heard_once(words)] == [("No", 500), ("matter.", 640)]
