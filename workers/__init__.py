@@ -12,6 +12,7 @@ words        tokens -> words with times and confidence
 profanity    masks strong words
 recognizer   the contract between engine and models
 redecode     strategy: decode the open turn again, with a draft           (window, drafting: its parts)
+memory       what a slot keeps of its past for whoever takes over
 language     which language a turn is in
 features     log-mel features
 vad          speech probability per hop
