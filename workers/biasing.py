@@ -1,0 +1,161 @@
+"""Key terms: words that a session expects, preferred where the audio supports them.
+
+Contextual biasing by shallow fusion (Zhao et al. 2019, "Shallow-fusion end-to-end contextual biasing"; Le et al.,
+arXiv 2104.02194): each token of a term gets a bonus. A beam search takes the bonus back when a term's path is left
+before its end; a greedy one cannot go back. So here a term is weighed as a whole before its first token is said: it is
+one more token of the vocabulary, whose score is what its tokens lose against the model's own choices, in one pass
+behind what has been said (as a draft is verified: `drafting.py`), plus the bonus of all of them. It wins if that is
+above zero, and no token of it is out of the audio's reach. So no half a term is ever said, and none in passing.
+
+    Vocabulary   of a model: text -> paths of tokens; where a word may begin and end
+    Terms        of a session: all paths, in all spellings that a transcript may use
+    due          which paths are worth weighing after a query
+    weighed      what they lose; Path.gain: what they are worth
+"""
+
+import itertools
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from workers.words import spaceless
+
+#: Bonus of each token of a term, in nats.
+BONUS = 2.5
+#: No token of a term may be less likely than the likeliest one by more than this, in nats.
+REACH = 8.0
+#: A longer path is left out: it would cost much, and a term of so many words is a sentence.
+LONGEST = 24
+#: Of all terms of a session, spellings included.
+MOST_TOKENS = 4_096
+#: Paths weighed after one query at most, the likeliest first tokens before the others.
+MOST_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Path:
+    """One spelling of a term. `given`: as the session wrote it; `spaced`: begins with a space; `open`: its last
+    character joins no word, so that anything may follow."""
+
+    tokens: tuple[int, ...]
+    given: bool = True
+    spaced: bool = True
+    open: bool = False
+
+    def leads(self, tokens: Sequence[int]) -> bool:
+        """Whether `tokens` begin with the path."""
+        return tuple(tokens[: len(self.tokens)]) == self.tokens
+
+    def gain(self, losses: Sequence[float]) -> float | None:
+        """What the path is worth: `losses` (<= 0, nats) are those of its tokens against the likeliest ones, and of the
+        best end of a word after the last. None: it is out of reach, or not worth the model's own choice."""
+        gain = sum(losses) + BONUS * len(self.tokens)
+        return gain if gain > 0 and min(losses) >= -REACH else None
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """All paths of a session: `first` [P] their first tokens; `least` [P] the most that a first token may lose."""
+
+    paths: tuple[Path, ...]
+    first: Tensor
+    least: Tensor
+    vocabulary: "Vocabulary"
+
+    @property
+    def closes(self) -> Tensor:
+        """[V] bool: a word may be over before this token."""
+        return self.vocabulary.closes
+
+
+class Vocabulary:
+    """What biasing knows of a model's tokens: `pieces` spell them (`bpe.pieces`), `encode` finds those of a text."""
+
+    def __init__(
+        self, pieces: Sequence[bytes], encode: Callable[[str], Sequence[int]], end_token: int
+    ) -> None:
+        self._encode = encode
+        texts = [piece.decode(errors="ignore") for piece in pieces]
+        #: [V] bool: a word may be over before this token.
+        self.closes = torch.tensor([not _letter(text[:1]) for text in texts])
+        self.closes[end_token] = True
+        #: Whether a word may begin after this token, without a space.
+        self.opens = [not _letter(text[-1:]) for text in texts]
+
+    def compile(self, terms: Sequence[str]) -> Terms | None:
+        """The paths of `terms`, the first terms before the others where there are too many; None without any."""
+        paths: dict[tuple[int, ...], Path] = {}
+        spellings = itertools.chain.from_iterable(map(_spellings, terms))
+        left = MOST_TOKENS
+        for text, given in spellings:
+            for spaced in (True, False):
+                tokens = tuple(self._encode(f" {text}" if spaced else text))
+                if tokens and len(tokens) <= min(LONGEST, left) and tokens not in paths:
+                    paths[tokens] = Path(tokens, given, spaced, open=not _letter(text[-1:]))
+                    left -= len(tokens)
+        if not paths:
+            return None
+        least = [max(-REACH, -BONUS * len(tokens)) for tokens in paths]
+        first = torch.tensor([tokens[0] for tokens in paths])
+        return Terms(tuple(paths.values()), first, torch.tensor(least), self)
+
+    def may_begin(self, path: Path, after: int) -> bool:
+        """Whether a path is at the begin of a word there; `after` is the token before it."""
+        return path.spaced or after >= len(self.opens) or self.opens[after]
+
+
+def _letter(sign: str) -> bool:
+    """Whether the character makes one word with a letter beside it."""
+    return sign != "" and unicodedata.category(sign)[0] in "LMN" and not spaceless(sign)
+
+
+def _spellings(term: str) -> list[tuple[str, bool]]:
+    """A term as it was given, and then as a transcript may write it otherwise: (text, as given)."""
+    text = " ".join(term.split())
+    others = dict.fromkeys((text[:1].upper() + text[1:], text.lower()))
+    return [(text, True), *((other, False) for other in others if other != text)] if text else []
+
+
+def due(
+    scores: Tensor, best: Tensor, places: Sequence[tuple[Terms | None, int]]
+) -> list[list[tuple[Path, float]]]:
+    """After each of `scores` [K, V], whose maxima are `best` [K]: the paths that may win by what their first tokens lose,
+    each with that loss, the least first. `places` [K]: the terms, and the token before. One tensor operation for all."""
+    found: list[list[tuple[Path, float]]] = [[] for _ in places]
+    asked = [(at, terms) for at, (terms, _) in enumerate(places) if terms is not None]
+    if not asked:
+        return found
+    first = torch.nn.utils.rnn.pad_sequence([terms.first for _, terms in asked], batch_first=True)
+    least = torch.nn.utils.rnn.pad_sequence(
+        [terms.least for _, terms in asked], batch_first=True, padding_value=1.0
+    )
+    rows = torch.tensor([at for at, _ in asked])
+    losses = scores[rows].gather(1, first) - best[rows, None]
+    for row, number in (losses >= least).nonzero().tolist():
+        at, terms = asked[row]
+        path = terms.paths[number]
+        if terms.vocabulary.may_begin(path, places[at][1]):
+            found[at].append((path, float(losses[row, number])))
+    return [sorted(paths, key=lambda pair: -pair[1])[:MOST_AT_ONCE] for paths in found]
+
+
+def weighed(scores: Tensor, paths: Sequence[Path], closes: Tensor) -> list[tuple[list[float], list[float]]]:
+    """What each path loses behind its first token, and the probabilities of those tokens.
+
+    `scores` [N, V] after every token of every path, one path after the other; `closes` [V]: before which tokens a word
+    may be over. The last loss is that of the likeliest of these, for what follows the path.
+    """
+    best, total = scores.max(dim=-1).values, scores.logsumexp(dim=-1)
+    ended = scores[:, : len(closes)].masked_fill(~closes, -torch.inf).max(dim=-1).values - best
+    following = torch.tensor([token for path in paths for token in (*path.tokens[1:], 0)])
+    said = scores.gather(1, following[:, None])[:, 0]
+    losses, chances, ends = (said - best).tolist(), (said - total).exp().tolist(), ended.tolist()
+    found, at = [], 0
+    for path in paths:
+        last = at + len(path.tokens) - 1
+        found.append(([*losses[at:last], 0.0 if path.open else ends[last]], chances[at:last]))
+        at = last + 1
+    return found
