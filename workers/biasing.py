@@ -2,15 +2,15 @@
 
 Contextual biasing by shallow fusion (Zhao et al. 2019, "Shallow-fusion end-to-end contextual biasing"; Le et al.,
 arXiv 2104.02194): each token of a term gets a bonus. A beam search takes the bonus back when a term's path is left
-before its end; a greedy one cannot go back. So here a term is weighed as a whole before its first token is said: it is
-one more token of the vocabulary, whose score is what its tokens lose against the model's own choices, in one pass
-behind what has been said (as a draft is verified: `drafting.py`), plus the bonus of all of them. It wins if that is
-above zero, and no token of it is out of the audio's reach. So no half a term is ever said, and none in passing.
+before its end; a greedy one cannot go back. So here a term is weighed whole, before its first token is said: in one pass
+behind what stands, as a draft is verified (`drafting.py`). It is said if what its tokens lose against the model's own
+choices is less than the bonus of them all, the word is then surely over, and the model listened to one place after
+another meanwhile. So half a term is never said.
 
     Vocabulary   of a model: text -> paths of tokens; where a word may begin and end
-    Terms        of a session: all paths, in all spellings that a transcript may use
-    due          which paths are worth weighing after a query
-    weighed      what they lose; Path.gain: what they are worth
+    Terms        of a session: the paths of all terms, in all spellings that a transcript may use
+    due          the paths that are worth weighing after a query
+    weighed      what the model says of them; Path.gain: what they are worth
 """
 
 import itertools
@@ -24,9 +24,11 @@ from torch import Tensor
 from workers.words import spaceless
 
 #: Bonus of each token of a term, in nats.
-BONUS = 2.5
+BONUS = 2.0
 #: No token of a term may be less likely than the likeliest one by more than this, in nats.
 REACH = 8.0
+#: From token to token of a term, the place of most attention goes back by no more than this, and ahead by no more.
+BACK_MS, AHEAD_MS = 150, 1_000
 #: A longer path is left out: it would cost much, and a term of so many words is a sentence.
 LONGEST = 24
 #: Of all terms of a session, spellings included.
@@ -49,11 +51,27 @@ class Path:
         """Whether `tokens` begin with the path."""
         return tuple(tokens[: len(self.tokens)]) == self.tokens
 
-    def gain(self, losses: Sequence[float]) -> float | None:
-        """What the path is worth: `losses` (<= 0, nats) are those of its tokens against the likeliest ones, and of the
-        best end of a word after the last. None: it is out of reach, or not worth the model's own choice."""
-        gain = sum(losses) + BONUS * len(self.tokens)
-        return gain if gain > 0 and min(losses) >= -REACH else None
+    def gain(self, loss: float, behind: "Weighed", frames: tuple[float, float]) -> float | None:
+        """What the path is worth, in nats: `loss` that of its first token, `frames` how far attention may go back and
+        ahead. None: it is out of reach, its sound is not there, or the model's own choice is worth more."""
+        losses = (loss, *behind.losses)
+        gain = sum(losses) + behind.ended + BONUS * len(self.tokens)
+        back, ahead = frames
+        steps = [after - before for before, after in itertools.pairwise(behind.heard)]
+        sane = all(step >= -back for step in steps) and all(step <= ahead for step in steps[:-1])
+        return gain if gain > 0 and min(losses) >= -REACH and sane else None
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """What the model says of a path of n tokens: `losses` [n - 1] against the likeliest tokens and probabilities
+    `chances` [n - 1] behind its first one; `ended`, the log-probability that the word is over then; `heard` [n + 1],
+    the frames of most attention, from that of the query before the path to that of the one behind it."""
+
+    losses: tuple[float, ...]
+    chances: tuple[float, ...]
+    ended: float
+    heard: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,8 +140,8 @@ def _spellings(term: str) -> list[tuple[str, bool]]:
 def due(
     scores: Tensor, best: Tensor, places: Sequence[tuple[Terms | None, int]]
 ) -> list[list[tuple[Path, float]]]:
-    """After each of `scores` [K, V], whose maxima are `best` [K]: the paths that may win by what their first tokens lose,
-    each with that loss, the least first. `places` [K]: the terms, and the token before. One tensor operation for all."""
+    """After each of `scores` [K, V], whose maxima are `best` [K]: the paths that may win by what their first tokens
+    lose, each with that loss, the least first. `places` [K]: the terms and the token before. One operation for all."""
     found: list[list[tuple[Path, float]]] = [[] for _ in places]
     asked = [(at, terms) for at, (terms, _) in enumerate(places) if terms is not None]
     if not asked:
@@ -142,20 +160,22 @@ def due(
     return [sorted(paths, key=lambda pair: -pair[1])[:MOST_AT_ONCE] for paths in found]
 
 
-def weighed(scores: Tensor, paths: Sequence[Path], closes: Tensor) -> list[tuple[list[float], list[float]]]:
-    """What each path loses behind its first token, and the probabilities of those tokens.
-
-    `scores` [N, V] after every token of every path, one path after the other; `closes` [V]: before which tokens a word
-    may be over. The last loss is that of the likeliest of these, for what follows the path.
-    """
+def weighed(
+    scores: Tensor, heard: Sequence[int], paths: Sequence[Path], before: Sequence[int], closes: Tensor
+) -> list[Weighed]:
+    """What `scores` [N, V] and the frames of most attention [N] after every token of every path, one path after the
+    other, say of them. `before`: those frames before each path; `closes` [V]: before which tokens a word may be over."""
     best, total = scores.max(dim=-1).values, scores.logsumexp(dim=-1)
-    ended = scores[:, : len(closes)].masked_fill(~closes, -torch.inf).max(dim=-1).values - best
+    over = scores[:, : len(closes)].masked_fill(~closes, -torch.inf).max(dim=-1).values
     following = torch.tensor([token for path in paths for token in (*path.tokens[1:], 0)])
     said = scores.gather(1, following[:, None])[:, 0]
-    losses, chances, ends = (said - best).tolist(), (said - total).exp().tolist(), ended.tolist()
+    losses, chances = (said - best).tolist(), (said - total).exp().tolist()
+    ended, any_end = (over - total).tolist(), (best - total).tolist()
     found, at = [], 0
-    for path in paths:
+    for path, frame in zip(paths, before, strict=True):
         last = at + len(path.tokens) - 1
-        found.append(([*losses[at:last], 0.0 if path.open else ends[last]], chances[at:last]))
+        end = any_end[last] if path.open else ended[last]
+        frames = (frame, *heard[at : last + 1])
+        found.append(Weighed(tuple(losses[at:last]), tuple(chances[at:last]), end, frames))
         at = last + 1
     return found

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.biasing import LONGEST, Path, Terms, due, weighed
+from workers.biasing import AHEAD_MS, BACK_MS, LONGEST, Path, Terms, due, weighed
 from workers.models.decoder import Cache, Cross, EncoderDecoder, Heard, Hint, Opening
 from workers.words import repeats
 
@@ -63,10 +63,12 @@ class _Choice:
 
 @dataclass(frozen=True)
 class _Query:
-    """The likeliest token after a query, and the paths that may be preferred to it, each with its first token's loss."""
+    """The likeliest token after a query; the paths that may be preferred, each with its first token's loss; the frame
+    with most of the query's attention."""
 
     plain: _Choice
-    paths: tuple[tuple[Path, float], ...] = ()
+    paths: tuple[tuple[Path, float], ...]
+    heard: int
 
 
 class _Row:
@@ -170,7 +172,8 @@ def _verify(model: EncoderDecoder, rows: Sequence[_Row], cache: Cache, cross: Cr
     where = torch.tensor(asked)
     first = torch.tensor([q + 1 == len(rows[at].opening.tokens) for at, q in asked])
     places = [(rows[at].task.terms, q, given[at][q]) for at, q in asked]
-    found = _choose(model, hidden[where[:, 0], where[:, 1]], first, places)
+    heard = attention[where[:, 0], where[:, 1]].argmax(dim=-1)
+    found = _choose(model, hidden[where[:, 0], where[:, 1]], first, heard, places)
     for at, row in enumerate(rows):
         queries = {q: query for (of, q), query in zip(asked, found, strict=True) if of == at}
         _walk(
@@ -238,7 +241,9 @@ def _advance(model: EncoderDecoder, rows: Sequence[_Row], cache: Cache, cross: C
     hidden, attention = _attend(model, tokens, positions, cache, cross)
     last = torch.tensor([len(line) - 1 for line in newest])
     places = [(None if row.done else row.task.terms, row.position, row.stands[-1]) for row in rows]
-    queries = _choose(model, hidden[torch.arange(len(rows)), last], torch.zeros(len(rows)) > 0, places)
+    each, first = torch.arange(len(rows)), torch.zeros(len(rows)) > 0
+    heard = attention[each, last].argmax(dim=-1)
+    queries = _choose(model, hidden[each, last], first, heard, places)
     for at, (row, query) in enumerate(zip(rows, queries, strict=True)):
         if row.resting:
             continue
@@ -257,7 +262,11 @@ def _attend(
 
 
 def _choose(
-    model: EncoderDecoder, hidden: Tensor, first: Tensor, places: Sequence[tuple[Terms | None, int, int]]
+    model: EncoderDecoder,
+    hidden: Tensor,
+    first: Tensor,
+    heard: Tensor,
+    places: Sequence[tuple[Terms | None, int, int]],
 ) -> list[_Query]:
     """What may follow each of `hidden` [K, D]; `places`: the row's terms, the query's position, the token there."""
     scores = model.scores(hidden, first)
@@ -265,11 +274,8 @@ def _choose(
     probabilities = (best - scores.logsumexp(dim=-1)).exp()
     room = model.max_tokens - LONGEST
     paths = due(scores, best, [(terms if q < room else None, token) for terms, q, token in places])
-    plain = zip(tokens.tolist(), probabilities.tolist(), strict=True)
-    return [
-        _Query(_Choice((token,), (chance,)), tuple(own))
-        for (token, chance), own in zip(plain, paths, strict=True)
-    ]
+    found = zip(tokens.tolist(), probabilities.tolist(), paths, heard.tolist(), strict=True)
+    return [_Query(_Choice((token,), (chance,)), tuple(own), frame) for token, chance, own, frame in found]
 
 
 def _weigh(
@@ -281,31 +287,33 @@ def _weigh(
     terms: Terms | None,
 ) -> dict[int, _Choice | None]:
     """The term that follows each of a row's `queries` (by place), or None: one pass over all their paths, each behind
-    what stands in the cache up to its query."""
+    what stands in the cache up to its query. As it was given goes before other spellings."""
     tried = [(q, path, loss) for q, query in queries.items() for path, loss in query.paths]
     best: dict[int, tuple[tuple[bool, float], _Choice]] = {}
     if tried and terms is not None:
-        paths = [path for _, path, _ in tried]
-        scores = _behind(model, row, [(q, path) for q, path, _ in tried], cache, cross)
-        for (q, path, loss), (losses, chances) in zip(
-            tried, weighed(scores, paths, terms.closes), strict=True
-        ):
-            gain = path.gain([loss, *losses])
+        scores, heard = _behind(model, row, [(q, path) for q, path, _ in tried], cache, cross)
+        paths, before = [path for _, path, _ in tried], [queries[q].heard for q, _, _ in tried]
+        frames = BACK_MS / model.frame_ms, AHEAD_MS / model.frame_ms
+        told = weighed(scores, heard, paths, before, terms.closes)
+        for (q, path, loss), behind in zip(tried, told, strict=True):
+            gain = path.gain(loss, behind, frames)
             if gain is not None and (q not in best or (path.given, gain) > best[q][0]):
                 first = queries[q].plain.probabilities[0] * math.exp(loss)
-                best[q] = (path.given, gain), _Choice(path.tokens, (first, *chances))
+                best[q] = (path.given, gain), _Choice(path.tokens, (first, *behind.chances))
     return {q: best[q][1] if q in best else None for q in queries}
 
 
 def _behind(
     model: EncoderDecoder, row: int, tried: Sequence[tuple[int, Path]], cache: Cache, cross: Cross
-) -> Tensor:
-    """Scores [N, V] after every token of each path, one path after the other, each put behind its query."""
+) -> tuple[Tensor, list[int]]:
+    """Scores [N, V] and frames of most attention after every token of each path, one path after the other, each put
+    behind its query."""
     width = max(len(path.tokens) for _, path in tried)
     tokens = torch.tensor([[*path.tokens, *[0] * (width - len(path.tokens))] for _, path in tried])
     positions = torch.tensor([q + 1 for q, _ in tried])[:, None] + torch.arange(width)
     entries = cache.entries[:, row : row + 1, : int(positions.max()) + 1]
     own = Cache(entries.repeat(1, len(tried), 1, 1, 1, 1))
-    hidden, _ = model.decode(tokens, positions, own, cross.repeated(row, len(tried)))
+    hidden, attention = _attend(model, tokens, positions, own, cross.repeated(row, len(tried)))
     said = torch.arange(width) < torch.tensor([len(path.tokens) for _, path in tried])[:, None]
-    return model.scores(hidden[said], torch.zeros(int(said.sum())) > 0)
+    heard: list[int] = attention[said].argmax(dim=-1).tolist()
+    return model.scores(hidden[said], torch.zeros(len(heard)) > 0), heard
