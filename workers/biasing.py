@@ -2,10 +2,10 @@
 
 Contextual biasing by shallow fusion (Zhao et al. 2019, "Shallow-fusion end-to-end contextual biasing"; Le et al.,
 arXiv 2104.02194): each token of a term gets a bonus. A beam search takes the bonus back when a term's path is left
-before its end; a greedy one cannot go back. So here a term is weighed whole, before its first token is said: in one pass
-behind what stands, as a draft is verified (`drafting.py`). It is said if what its tokens lose against the model's own
-choices is less than the bonus of them all, the word is then surely over, and the model listened to one place after
-another meanwhile. So half a term is never said.
+before its end; a greedy one cannot go back. So here a term is weighed whole, before its first token is said: in one
+pass behind what stands, as a draft is verified (`drafting.py`). It is said if what its tokens lose against the model's
+own choices is less than the bonus of them all, the word is then likely to be over, and the model listens to one place
+after another meanwhile. So half a term is never said.
 
     Vocabulary   of a model: text -> paths of tokens; where a word may begin and end
     Terms        of a session: the paths of all terms, in all spellings that a transcript may use
@@ -17,6 +17,7 @@ import itertools
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -27,10 +28,10 @@ from workers.words import spaceless
 BONUS = 2.0
 #: No token of a term may be less likely than the likeliest one by more than this, in nats.
 REACH = 8.0
-#: From token to token of a term, the place of most attention goes back by no more than this, and ahead by no more.
+#: From token to token of a term, the place that is listened to goes back by no more than this, and ahead by no more.
 BACK_MS, AHEAD_MS = 150, 1_000
-#: A longer path is left out: it would cost much, and a term of so many words is a sentence.
-LONGEST = 24
+#: A longer term is left out: it would cost much, and one of so many words is a sentence.
+LONGEST_CHARACTERS, LONGEST = 64, 24
 #: Of all terms of a session, spellings included.
 MOST_TOKENS = 4_096
 #: Paths weighed after one query at most, the likeliest first tokens before the others.
@@ -57,16 +58,15 @@ class Path:
         losses = (loss, *behind.losses)
         gain = sum(losses) + behind.ended + BONUS * len(self.tokens)
         back, ahead = frames
-        steps = [after - before for before, after in itertools.pairwise(behind.heard)]
-        sane = all(step >= -back for step in steps) and all(step <= ahead for step in steps[:-1])
+        sane = all(-back <= after - before <= ahead for before, after in itertools.pairwise(behind.heard))
         return gain if gain > 0 and min(losses) >= -REACH and sane else None
 
 
 @dataclass(frozen=True)
 class Weighed:
     """What the model says of a path of n tokens: `losses` [n - 1] against the likeliest tokens and probabilities
-    `chances` [n - 1] behind its first one; `ended`, the log-probability that the word is over then; `heard` [n + 1],
-    the frames of most attention, from that of the query before the path to that of the one behind it."""
+    `chances` [n - 1] behind its first one; `ended`, the log-probability that the word is over then; `heard` [n], the
+    frame where each token is listened for."""
 
     losses: tuple[float, ...]
     chances: tuple[float, ...]
@@ -83,6 +83,13 @@ class Terms:
     least: Tensor
     vocabulary: "Vocabulary"
 
+    @classmethod
+    def of(cls, paths: Sequence[Path], vocabulary: "Vocabulary") -> Self:
+        """Of at least one path."""
+        first = torch.tensor([path.tokens[0] for path in paths])
+        least = torch.tensor([max(-REACH, -BONUS * len(path.tokens)) for path in paths])
+        return cls(tuple(paths), first, least, vocabulary)
+
     @property
     def closes(self) -> Tensor:
         """[V] bool: a word may be over before this token."""
@@ -95,7 +102,7 @@ class Vocabulary:
     def __init__(
         self, pieces: Sequence[bytes], encode: Callable[[str], Sequence[int]], end_token: int
     ) -> None:
-        self._encode = encode
+        self._encode, self._pieces = encode, pieces
         texts = [piece.decode(errors="ignore") for piece in pieces]
         #: [V] bool: a word may be over before this token.
         self.closes = torch.tensor([not _letter(text[:1]) for text in texts])
@@ -110,15 +117,16 @@ class Vocabulary:
         left = MOST_TOKENS
         for text, given in spellings:
             for spaced in (True, False):
-                tokens = tuple(self._encode(f" {text}" if spaced else text))
+                tokens = self._spelled(f" {text}" if spaced else text)
                 if tokens and len(tokens) <= min(LONGEST, left) and tokens not in paths:
                     paths[tokens] = Path(tokens, given, spaced, open=not _letter(text[-1:]))
                     left -= len(tokens)
-        if not paths:
-            return None
-        least = [max(-REACH, -BONUS * len(tokens)) for tokens in paths]
-        first = torch.tensor([tokens[0] for tokens in paths])
-        return Terms(tuple(paths.values()), first, torch.tensor(least), self)
+        return Terms.of(tuple(paths.values()), self) if paths else None
+
+    def _spelled(self, text: str) -> tuple[int, ...]:
+        """The tokens of `text`; none if they cannot spell all of it."""
+        tokens = tuple(self._encode(text))
+        return tokens if b"".join(self._pieces[token] for token in tokens) == text.encode() else ()
 
     def may_begin(self, path: Path, after: int) -> bool:
         """Whether a path is at the begin of a word there; `after` is the token before it."""
@@ -132,7 +140,7 @@ def _letter(sign: str) -> bool:
 
 def _spellings(term: str) -> list[tuple[str, bool]]:
     """A term as it was given, and then as a transcript may write it otherwise: (text, as given)."""
-    text = " ".join(term.split())
+    text = " ".join(term.split()) if len(term) <= LONGEST_CHARACTERS else ""
     others = dict.fromkeys((text[:1].upper() + text[1:], text.lower()))
     return [(text, True), *((other, False) for other in others if other != text)] if text else []
 
@@ -161,10 +169,10 @@ def due(
 
 
 def weighed(
-    scores: Tensor, heard: Sequence[int], paths: Sequence[Path], before: Sequence[int], closes: Tensor
+    scores: Tensor, attention: Tensor, paths: Sequence[Path], before: Sequence[Tensor], closes: Tensor
 ) -> list[Weighed]:
-    """What `scores` [N, V] and the frames of most attention [N] after every token of every path, one path after the
-    other, say of them. `before`: those frames before each path; `closes` [V]: before which tokens a word may be over."""
+    """What `scores` [N, V] and `attention` [N, T] after every token of every path, one path after the other, say of
+    them. `before`: attention [T] before each path; `closes` [V]: before which tokens a word may be over."""
     best, total = scores.max(dim=-1).values, scores.logsumexp(dim=-1)
     over = scores[:, : len(closes)].masked_fill(~closes, -torch.inf).max(dim=-1).values
     following = torch.tensor([token for path in paths for token in (*path.tokens[1:], 0)])
@@ -172,10 +180,16 @@ def weighed(
     losses, chances = (said - best).tolist(), (said - total).exp().tolist()
     ended, any_end = (over - total).tolist(), (best - total).tolist()
     found, at = [], 0
-    for path, frame in zip(paths, before, strict=True):
+    for path, first in zip(paths, before, strict=True):
         last = at + len(path.tokens) - 1
         end = any_end[last] if path.open else ended[last]
-        frames = (frame, *heard[at : last + 1])
-        found.append(Weighed(tuple(losses[at:last]), tuple(chances[at:last]), end, frames))
+        heard = _listened(torch.cat([first[None], attention[at:last]]))
+        found.append(Weighed(tuple(losses[at:last]), tuple(chances[at:last]), end, heard))
         at = last + 1
     return found
+
+
+def _listened(attention: Tensor) -> tuple[int, ...]:
+    """The frame that each query of `attention` [n, T] looks at more than the others do: Whisper's look at some frames
+    all the time, as if to rest there."""
+    return tuple((attention - attention.mean(dim=0)).argmax(dim=-1).tolist())

@@ -63,12 +63,12 @@ class _Choice:
 
 @dataclass(frozen=True)
 class _Query:
-    """The likeliest token after a query; the paths that may be preferred, each with its first token's loss; the frame
-    with most of the query's attention."""
+    """The likeliest token after a query; the paths that may be preferred, each with its first token's loss; the query's
+    attention [T] to the row's own audio."""
 
     plain: _Choice
     paths: tuple[tuple[Path, float], ...]
-    heard: int
+    heard: Tensor
 
 
 class _Row:
@@ -172,7 +172,7 @@ def _verify(model: EncoderDecoder, rows: Sequence[_Row], cache: Cache, cross: Cr
     where = torch.tensor(asked)
     first = torch.tensor([q + 1 == len(rows[at].opening.tokens) for at, q in asked])
     places = [(rows[at].task.terms, q, given[at][q]) for at, q in asked]
-    heard = attention[where[:, 0], where[:, 1]].argmax(dim=-1)
+    heard = [attention[at, q, : int(count[at])] for at, q in asked]
     found = _choose(model, hidden[where[:, 0], where[:, 1]], first, heard, places)
     for at, row in enumerate(rows):
         queries = {q: query for (of, q), query in zip(asked, found, strict=True) if of == at}
@@ -242,7 +242,7 @@ def _advance(model: EncoderDecoder, rows: Sequence[_Row], cache: Cache, cross: C
     last = torch.tensor([len(line) - 1 for line in newest])
     places = [(None if row.done else row.task.terms, row.position, row.stands[-1]) for row in rows]
     each, first = torch.arange(len(rows)), torch.zeros(len(rows)) > 0
-    heard = attention[each, last].argmax(dim=-1)
+    heard = [attention[at, q, : int(count[at])] for at, q in enumerate(last.tolist())]
     queries = _choose(model, hidden[each, last], first, heard, places)
     for at, (row, query) in enumerate(zip(rows, queries, strict=True)):
         if row.resting:
@@ -265,7 +265,7 @@ def _choose(
     model: EncoderDecoder,
     hidden: Tensor,
     first: Tensor,
-    heard: Tensor,
+    heard: Sequence[Tensor],
     places: Sequence[tuple[Terms | None, int, int]],
 ) -> list[_Query]:
     """What may follow each of `hidden` [K, D]; `places`: the row's terms, the query's position, the token there."""
@@ -274,8 +274,8 @@ def _choose(
     probabilities = (best - scores.logsumexp(dim=-1)).exp()
     room = model.max_tokens - LONGEST
     paths = due(scores, best, [(terms if q < room else None, token) for terms, q, token in places])
-    found = zip(tokens.tolist(), probabilities.tolist(), paths, heard.tolist(), strict=True)
-    return [_Query(_Choice((token,), (chance,)), tuple(own), frame) for token, chance, own, frame in found]
+    found = zip(tokens.tolist(), probabilities.tolist(), paths, heard, strict=True)
+    return [_Query(_Choice((token,), (chance,)), tuple(own), seen) for token, chance, own, seen in found]
 
 
 def _weigh(
@@ -291,10 +291,10 @@ def _weigh(
     tried = [(q, path, loss) for q, query in queries.items() for path, loss in query.paths]
     best: dict[int, tuple[tuple[bool, float], _Choice]] = {}
     if tried and terms is not None:
-        scores, heard = _behind(model, row, [(q, path) for q, path, _ in tried], cache, cross)
+        scores, attention = _behind(model, row, [(q, path) for q, path, _ in tried], cache, cross)
         paths, before = [path for _, path, _ in tried], [queries[q].heard for q, _, _ in tried]
         frames = BACK_MS / model.frame_ms, AHEAD_MS / model.frame_ms
-        told = weighed(scores, heard, paths, before, terms.closes)
+        told = weighed(scores, attention[:, : len(before[0])], paths, before, terms.closes)
         for (q, path, loss), behind in zip(tried, told, strict=True):
             gain = path.gain(loss, behind, frames)
             if gain is not None and (q not in best or (path.given, gain) > best[q][0]):
@@ -305,9 +305,9 @@ def _weigh(
 
 def _behind(
     model: EncoderDecoder, row: int, tried: Sequence[tuple[int, Path]], cache: Cache, cross: Cross
-) -> tuple[Tensor, list[int]]:
-    """Scores [N, V] and frames of most attention after every token of each path, one path after the other, each put
-    behind its query."""
+) -> tuple[Tensor, Tensor]:
+    """Scores [N, V] and attention [N, T] after every token of each path, one path after the other, each put behind its
+    query."""
     width = max(len(path.tokens) for _, path in tried)
     tokens = torch.tensor([[*path.tokens, *[0] * (width - len(path.tokens))] for _, path in tried])
     positions = torch.tensor([q + 1 for q, _ in tried])[:, None] + torch.arange(width)
@@ -315,5 +315,4 @@ def _behind(
     own = Cache(entries.repeat(1, len(tried), 1, 1, 1, 1))
     hidden, attention = _attend(model, tokens, positions, own, cross.repeated(row, len(tried)))
     said = torch.arange(width) < torch.tensor([len(path.tokens) for _, path in tried])[:, None]
-    heard: list[int] = attention[said].argmax(dim=-1).tolist()
-    return model.scores(hidden[said], torch.zeros(len(heard)) > 0), heard
+    return model.scores(hidden[said], torch.zeros(int(said.sum())) > 0), attention[said]

@@ -46,12 +46,14 @@ class SlotOptions:
     language   code of the only language spoken; None: listen for it
     languages  codes of the languages that may be spoken, where `language` is None; empty: any
     prompt     text that came before, for names and spellings
+    keyterms   words to be preferred where the audio supports them
     """
 
     vad_threshold: float = 0.4
     language: str | None = None
     languages: tuple[str, ...] = ()
     prompt: str = ""
+    keyterms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from workers.biasing import Terms, Vocabulary
+from workers.bpe import Encoder
 from workers.drafting import Task, Transcript, transcribe
 from workers.language import weigh
 from workers.models.decoder import EncoderDecoder, Hint
@@ -109,6 +111,8 @@ class Redecoder:
         self._pieces = pieces
         self._encode = encode
         self._windows = [Window() for _ in range(spec.slots)]
+        self._vocabulary = Vocabulary(pieces, Encoder(pieces).encode, model.end_token)
+        self._terms: list[Terms | None] = [None] * spec.slots  # of the window's options, compiled
 
     def warm_up(self) -> None:
         """One decode of a second of silence, alone and batched, so that no session pays for first calls."""
@@ -140,7 +144,10 @@ class Redecoder:
             self._vad.reset(self._vad_state, torch.from_numpy(batch.reset))
             for slot in np.flatnonzero(batch.reset).tolist():
                 self._windows[slot] = Window(origin_ms=int(batch.origin_ms[slot]))
+                self._terms[slot] = None
         for slot, options in batch.options.items():
+            if options.keyterms != self._windows[slot].options.keyterms:
+                self._terms[slot] = self._vocabulary.compile(options.keyterms)
             self._windows[slot].options = options
             self._windows[slot].before = tuple(self._encode(options.prompt) if self._encode else ())
         for slot in np.flatnonzero(batch.samples).tolist():
@@ -249,7 +256,9 @@ class Redecoder:
 
     def _decode(self, line: Sequence[_Due]) -> tuple[dict[int, tuple[Word, ...]], set[int]]:
         """Decode the slots in line. Returns the words that settled, per slot, and the slots that failed."""
-        tasks = [self._task(self._windows[item.slot], item) for item in line]
+        tasks = [
+            replace(self._task(self._windows[item.slot], item), terms=self._terms[item.slot]) for item in line
+        ]
         transcripts = self._transcripts(tasks)
         if self.rules.cut_short:
             transcripts = [told if told is None or told.end else _cut_short(told) for told in transcripts]

@@ -95,6 +95,7 @@ class Seat:
             language=codes[0] if len(codes) == 1 else None,
             languages=codes if len(codes) > 1 else (),
             prompt=str(self.params.get("prompt", "")),
+            keyterms=tuple(self.params.get("keyterms_prompt", ())),
         )
 
     @property
