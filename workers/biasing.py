@@ -52,6 +52,11 @@ class Path:
         """Whether `tokens` begin with the path."""
         return tuple(tokens[: len(self.tokens)]) == self.tokens
 
+    def promises(self, first: float, second: float) -> bool:
+        """Whether it may be worth something, by what its first two tokens lose."""
+        alone = len(self.tokens) == 1
+        return alone or (second >= -REACH and first + second + BONUS * len(self.tokens) > 0)
+
     def gain(self, loss: float, behind: "Weighed", frames: tuple[float, float]) -> float | None:
         """What the path is worth, in nats: `loss` that of its first token, `frames` how far attention may go back and
         ahead. None: it is out of reach, its sound is not there, or the model's own choice is worth more."""
@@ -174,15 +179,16 @@ def weighed(
     """What `scores` [N, V] and `attention` [N, T] after every token of every path, one path after the other, say of
     them. `before`: attention [T] before each path; `closes` [V]: before which tokens a word may be over."""
     best, total = scores.max(dim=-1).values, scores.logsumexp(dim=-1)
-    over = scores[:, : len(closes)].masked_fill(~closes, -torch.inf).max(dim=-1).values
+    lasts = torch.tensor([len(path.tokens) for path in paths]).cumsum(0) - 1
+    over = scores[lasts, : len(closes)].masked_fill(~closes, -torch.inf).max(dim=-1).values
     following = torch.tensor([token for path in paths for token in (*path.tokens[1:], 0)])
     said = scores.gather(1, following[:, None])[:, 0]
     losses, chances = (said - best).tolist(), (said - total).exp().tolist()
-    ended, any_end = (over - total).tolist(), (best - total).tolist()
+    ended, any_end = (over - total[lasts]).tolist(), (best - total)[lasts].tolist()
     found, at = [], 0
-    for path, first in zip(paths, before, strict=True):
+    for number, (path, first) in enumerate(zip(paths, before, strict=True)):
         last = at + len(path.tokens) - 1
-        end = any_end[last] if path.open else ended[last]
+        end = any_end[number] if path.open else ended[number]
         heard = _listened(torch.cat([first[None], attention[at:last]]))
         found.append(Weighed(tuple(losses[at:last]), tuple(chances[at:last]), end, heard))
         at = last + 1

@@ -286,12 +286,13 @@ def _weigh(
     cross: Cross,
     terms: Terms | None,
 ) -> dict[int, _Choice | None]:
-    """The term that follows each of a row's `queries` (by place), or None: one pass over all their paths, each behind
+    """The term that follows each of a row's `queries` (by place), or None: a pass over the promising paths, each behind
     what stands in the cache up to its query. As it was given goes before other spellings."""
     tried = [(q, path, loss) for q, query in queries.items() for path, loss in query.paths]
+    tried = _promising(model, row, tried, cache, cross)
     best: dict[int, tuple[tuple[bool, float], _Choice]] = {}
     if tried and terms is not None:
-        scores, attention = _behind(model, row, [(q, path) for q, path, _ in tried], cache, cross)
+        scores, attention = _behind(model, row, [(q, path.tokens) for q, path, _ in tried], cache, cross)
         paths, before = [path for _, path, _ in tried], [queries[q].heard for q, _, _ in tried]
         frames = BACK_MS / model.frame_ms, AHEAD_MS / model.frame_ms
         told = weighed(scores, attention[:, : len(before[0])], paths, before, terms.closes)
@@ -303,16 +304,31 @@ def _weigh(
     return {q: best[q][1] if q in best else None for q in queries}
 
 
+def _promising(
+    model: EncoderDecoder, row: int, tried: Sequence[tuple[int, Path, float]], cache: Cache, cross: Cross
+) -> list[tuple[int, Path, float]]:
+    """Those whose second token does not rule them out: a short pass, over first tokens that many paths have in common,
+    spares most of the long one."""
+    begun = {pair: n for n, pair in enumerate(dict.fromkeys((q, path.tokens[0]) for q, path, _ in tried))}
+    if len(begun) == len(tried):
+        return list(tried)
+    scores, _ = _behind(model, row, [(q, (first,)) for q, first in begun], cache, cross)
+    rows = torch.tensor([begun[q, path.tokens[0]] for q, path, _ in tried])
+    second = torch.tensor([path.tokens[min(1, len(path.tokens) - 1)] for _, path, _ in tried])
+    losses = (scores[rows, second] - scores.max(dim=-1).values[rows]).tolist()
+    return [one for one, loss in zip(tried, losses, strict=True) if one[1].promises(one[2], loss)]
+
+
 def _behind(
-    model: EncoderDecoder, row: int, tried: Sequence[tuple[int, Path]], cache: Cache, cross: Cross
+    model: EncoderDecoder, row: int, tried: Sequence[tuple[int, tuple[int, ...]]], cache: Cache, cross: Cross
 ) -> tuple[Tensor, Tensor]:
     """Scores [N, V] and attention [N, T] after every token of each path, one path after the other, each put behind its
     query."""
-    width = max(len(path.tokens) for _, path in tried)
-    tokens = torch.tensor([[*path.tokens, *[0] * (width - len(path.tokens))] for _, path in tried])
+    width = max(len(path) for _, path in tried)
+    tokens = torch.tensor([[*path, *[0] * (width - len(path))] for _, path in tried])
     positions = torch.tensor([q + 1 for q, _ in tried])[:, None] + torch.arange(width)
     entries = cache.entries[:, row : row + 1, : int(positions.max()) + 1]
     own = Cache(entries.repeat(1, len(tried), 1, 1, 1, 1))
     hidden, attention = _attend(model, tokens, positions, own, cross.repeated(row, len(tried)))
-    said = torch.arange(width) < torch.tensor([len(path.tokens) for _, path in tried])[:, None]
+    said = torch.arange(width) < torch.tensor([len(path) for _, path in tried])[:, None]
     return model.scores(hidden[said], torch.zeros(int(said.sum())) > 0), attention[said]

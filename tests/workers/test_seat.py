@@ -75,6 +75,15 @@ def test_the_model_is_told_which_languages_may_be_spoken(codes, language, langua
     assert (options.language, options.languages, options.prompt) == (language, languages, "Anna")
 
 
+def test_key_terms_reach_the_model_as_they_come_from_the_wire() -> None:
+    assert Seat(lease(params=PARAMS | {"keyterms_prompt": ["Anna", "pg vector"]})).options.keyterms == (
+        "Anna",
+        "pg vector",
+    )
+    without = {name: value for name, value in PARAMS.items() if name != "keyterms_prompt"}
+    assert Seat(lease(params=without)).options.keyterms == ()
+
+
 def test_a_resumed_session_begins_at_the_checkpoint_with_its_parameters() -> None:
     seat = Seat(lease(Checkpoint(4, 1600 * MS, "7-1", PARAMS | {"vad_threshold": 0.8})))
     assert (seat.cursor, seat.position, seat.origin_ms, seat.tracker.order) == (b"7-1", 1600 * MS, 1600, 4)
