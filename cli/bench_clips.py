@@ -82,18 +82,19 @@ def recordings() -> list[Clip]:
     except (wheels.FetchError, checkpoints.CheckpointError) as error:
         raise WeightsError(str(error)) from error
     clips = [
-        Clip(path.stem, _samples(path), REFERENCES.get(path.stem))
+        Clip(path.stem, samples(path), REFERENCES.get(path.stem))
         for path in sorted((folder / "samples").glob("*.wav"))
     ]
     with tempfile.TemporaryDirectory(prefix="steno-bench-") as scratch:
         for name in _SYNTHETIC:
             path = Path(scratch) / f"{name}.wav"
             path.write_bytes(found[f"{_FOLDER}/{name}.wav"])
-            clips.append(Clip(name, _samples(path), found[f"{_FOLDER}/{name}.txt"].decode().strip()))
+            clips.append(Clip(name, samples(path), found[f"{_FOLDER}/{name}.txt"].decode().strip()))
     return clips
 
 
-def _samples(path: Path) -> Samples:
+def samples(path: Path) -> Samples:
+    """A sound file at our rate."""
     return np.frombuffer(b"".join(audio_file.chunks(path, 1_000)), "<i2")
 
 

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 
-COMMANDS = ("accuracy", "worker", "latency", "handshake")
+COMMANDS = ("accuracy", "worker", "latency", "handshake", "keyterms")
 
 
 def bench(*words: str):
@@ -33,6 +33,12 @@ def test_wrong_levels_are_refused(sessions) -> None:
     found = bench("worker", "--sessions", sessions)
     assert found.exit_code == 2
     assert "commas" in found.output
+
+
+def test_pools_without_key_terms_are_refused() -> None:
+    found = bench("keyterms", "--pools", "english,klingon")
+    assert found.exit_code == 2
+    assert "klingon" in found.output
 
 
 @pytest.mark.weights

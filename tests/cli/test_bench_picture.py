@@ -38,3 +38,11 @@ def test_accuracy(tmp_path) -> None:
     ]
     bench_picture.accuracy(clips, "title", tmp_path / "accuracy.png")
     assert (tmp_path / "accuracy.png").read_bytes().startswith(SIGNATURE)
+
+
+@pytest.mark.parametrize(
+    "found", [{}, {"english": {"without": 15.0, "with": 69.4}, "multilang": {"without": 0.0, "with": 100.0}}]
+)
+def test_shares(tmp_path, found) -> None:
+    bench_picture.shares(found, "title", tmp_path / "keyterms.png")
+    assert (tmp_path / "keyterms.png").read_bytes().startswith(SIGNATURE)
