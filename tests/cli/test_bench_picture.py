@@ -41,7 +41,11 @@ def test_accuracy(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "found", [{}, {"english": {"without": 15.0, "with": 69.4}, "multilang": {"without": 0.0, "with": 100.0}}]
+    "found",
+    [
+        {"english": {"with": 50.0}},
+        {"english": {"without": 15.0, "with": 69.4}, "multilang": {"without": 0.0, "with": 100.0}},
+    ],
 )
 def test_shares(tmp_path, found) -> None:
     bench_picture.shares(found, "title", tmp_path / "keyterms.png")

@@ -22,6 +22,7 @@ from workers.words import (
     fit,
     join,
     repeats,
+    spaceless,
     spell,
     token_cap,
     twice,
@@ -451,3 +452,10 @@ def test_the_median_network_equals_the_median(frames):
     padded = np.pad(weights, ((0, 0), (3, 3)), mode="reflect")
     windows = np.lib.stride_tricks.sliding_window_view(padded, 7, axis=1)
     np.testing.assert_array_equal(_median(weights), np.median(windows, axis=2))
+
+
+@pytest.mark.parametrize(
+    "sign, alone", [("日", True), ("カ", True), ("ก", True), ("a", False), ("é", False), ("", False)]
+)
+def test_scripts_without_spaces_are_known(sign: str, alone: bool) -> None:
+    assert spaceless(sign) is alone
