@@ -257,6 +257,46 @@ def chaos(
         _say(f"goals: nothing lost, doubled or changed; pause p95 at most {bench_chaos.GOAL_PAUSE_MS:.0f} ms")
 
 
+@app.command(epilog="[bold]Examples[/]\n  [cyan]steno bench keyterms --pools english[/]")
+def keyterms(
+    pools: Annotated[
+        str, typer.Option(metavar="POOL,...", help="Of english, multilang.")
+    ] = "english,multilang",
+    as_json: AsJson = False,
+    out: Out = RESULTS,
+    quick: Quick = False,
+) -> None:
+    """What key terms find, and what they spoil. Needs espeak-ng (Debian, Ubuntu: apt install espeak-ng)."""
+    from cli import bench_keyterms, bench_names, bench_picture
+
+    names = [name.strip() for name in pools.split(",")]
+    if unknown := [name for name in names if name not in bench_keyterms.MODELS]:
+        raise typer.BadParameter(
+            f"{', '.join(unknown)}: there are {', '.join(bench_keyterms.MODELS)}", param_hint="--pools"
+        )
+    bench_names.program()
+    with _measuring(as_json, pools=names) as tell:
+        result = _result("keyterms", bench_keyterms.run(quick, names, tell), quick)
+    _write(
+        result,
+        out,
+        lambda path: bench_picture.shares(bench_keyterms.shares(result["pools"]), _title(result), path),
+    )
+    rows = [
+        (pool, part, kind, found[part].get("recall", {}).get(kind), wer)
+        for pool, found in result["pools"].items()
+        for part in ("names", "recordings")
+        for kind, wer in found[part]["wer"].items()
+    ]
+    _print(result, ("pool", "clips", "key terms", "recall, %", "word errors, %"), rows, as_json)
+    if not as_json:
+        for pool, found in result["pools"].items():
+            _say(
+                f"{pool}: terms that nobody says cost {found['recordings']['difference_points']:+.2f} points "
+                f"worse (goal: at most {bench_keyterms.GOAL_POINTS:+})"
+            )
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 
 

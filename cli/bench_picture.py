@@ -91,3 +91,19 @@ def accuracy(clips: Sequence[Mapping[str, Any]], title: str, path: Path) -> None
     )
     axis.legend()
     _save(figure, path)
+
+
+def shares(found: Mapping[str, Mapping[str, float]], title: str, path: Path) -> None:
+    """Percents by group and kind, as bars side by side."""
+    figure, (axis,) = _figure(1, title)
+    kinds = list(next(iter(found.values()), {}))
+    for number, kind in enumerate(kinds):
+        places = [group + 0.8 * (number + 0.5) / len(kinds) - 0.4 for group in range(len(found))]
+        bars = axis.bar(
+            places, [values[kind] for values in found.values()], 0.8 / len(kinds), label=f"{kind} key terms"
+        )
+        axis.bar_label(bars, fontsize=8)
+    axis.set(ylabel="of the terms that are said, %", xticks=range(len(found)), ylim=(0, 100))
+    axis.set_xticklabels(list(found))
+    axis.legend()
+    _save(figure, path)

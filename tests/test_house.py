@@ -61,6 +61,7 @@ PURE = {
     "cli/latencies.py",
 }
 TENSORS = {
+    "workers/biasing.py",
     "workers/drafting.py",
     "workers/dummy.py",
     "workers/features.py",

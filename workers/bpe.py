@@ -50,16 +50,22 @@ def _written_in_bytes(text: str) -> bytes:
 
 
 class Encoder:
-    """Text -> tokens of a vocabulary over bytes.
+    """Text -> tokens of a vocabulary of either kind.
 
-    GPT-2's vocabularies are numbered in the order in which pairs were merged, so that the pair to join next is the one
-    whose token has the lowest number: no list of merges is needed (as in OpenAI's tiktoken).
+    Vocabularies are numbered in the order in which pairs were merged, so that the pair to join next is the one whose
+    token has the lowest number: no list of merges is needed (as in OpenAI's tiktoken). One that falls back to bytes
+    joins characters, which are numbered last; their single bytes come first, and spell only what has no character.
     """
 
     def __init__(self, pieces: Sequence[bytes]) -> None:
         self._ranks: dict[bytes, int] = {}
+        spelled = [piece for piece in pieces if piece]
+        #: Some bytes are spelled twice: by the fallback, and by the character of one byte.
+        self._by_characters = len(spelled) > len(set(spelled))
         for number, piece in enumerate(pieces):
-            if piece:
+            if piece and self._by_characters and len(piece) == 1:
+                self._ranks[piece] = number  # the character, which comes later
+            elif piece:
                 self._ranks.setdefault(piece, number)
 
     def encode(self, text: str) -> list[int]:
@@ -67,7 +73,7 @@ class Encoder:
         return [token for chunk in _CHUNK.findall(text) for token in self._merged(chunk.encode())]
 
     def _merged(self, chunk: bytes) -> list[int]:
-        parts = [chunk[at : at + 1] for at in range(len(chunk))]
+        parts = self._parts(chunk)
         while len(parts) > 1:
             ranked = [
                 (rank, at)
@@ -79,3 +85,10 @@ class Encoder:
             _, at = min(ranked)
             parts[at : at + 2] = [parts[at] + parts[at + 1]]
         return [self._ranks[part] for part in parts if part in self._ranks]
+
+    def _parts(self, chunk: bytes) -> list[bytes]:
+        """What is joined: single bytes, or characters where they have tokens."""
+        if not self._by_characters:
+            return [bytes([byte]) for byte in chunk]
+        signs = [sign.encode() for sign in chunk.decode()]
+        return [part for sign in signs for part in ([sign] if sign in self._ranks else map(bytes, zip(sign)))]

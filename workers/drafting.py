@@ -2,10 +2,15 @@
 the first disagreement is decoded token by token. The result is that of plain greedy decoding, at a fraction of its
 steps: speculative decoding (Leviathan et al., arXiv 2211.17192, section 2, at temperature 0), the past being the draft.
 
-Rows of one call are independent: each has its own audio, opening, forced prefix, draft and cap.
+A row with key terms (`biasing.py`) chooses greedily among the model's tokens and its terms, as if each term were one
+token more. What a term is worth is told by a pass of its own, made only where its first token is within reach; a draft
+that holds the term is kept like any other.
+
+Rows of one call are independent: each has its own audio, opening, forced prefix, draft, cap and terms.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -14,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from workers.biasing import AHEAD_MS, BACK_MS, LONGEST, Path, Terms, due, weighed
 from workers.models.decoder import Cache, Cross, EncoderDecoder, Heard, Hint, Opening
 from workers.words import repeats
 
@@ -22,8 +28,8 @@ from workers.words import repeats
 class Task:
     """One row. `audio` [n] float32 at 16 kHz; `prefix`: tokens that stand; `draft`: a guess at what follows them;
     `cap`: the most tokens after the prefix (more in a language that takes more, fewer where the model has no room);
-    `final`: its words will stand; `doubt`: where the model thinks with more than this probability that nobody speaks,
-    it is asked what it would believe without the text that came before."""
+    `final`: its words will stand; `terms`: what is preferred where the audio supports it; `doubt`: where the model
+    thinks with more than this probability that nobody speaks, it is asked what it believes by the audio alone."""
 
     audio: Tensor
     prefix: Sequence[int] = ()
@@ -31,6 +37,7 @@ class Task:
     cap: int = 448
     hint: Hint = field(default_factory=Hint)
     final: bool = False
+    terms: Terms | None = None
     doubt: float = 1.0
 
 
@@ -50,6 +57,24 @@ class Transcript:
     plain: NDArray[np.float32] | None = None
 
 
+@dataclass(frozen=True)
+class _Choice:
+    """What follows a query: a token, or those of a term. Probabilities are those of the model without terms."""
+
+    tokens: tuple[int, ...]
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class _Query:
+    """The likeliest token after a query; the paths that may be preferred, each with its first token's loss; the query's
+    attention [T] to the row's own audio."""
+
+    plain: _Choice
+    paths: tuple[tuple[Path, float], ...]
+    heard: Tensor
+
+
 class _Row:
     """A row on its way: what it has, and what its queries said."""
 
@@ -64,14 +89,30 @@ class _Row:
         self.end = 0.0
         self.looped = False
         self.done = self.cap <= 0
+        self.fed = 0  # tokens whose queries were made
 
     @property
     def position(self) -> int:
         """Where the newest token stands; the first of the opening stands at 0."""
         return len(self.given) - 1 + len(self.tokens)
 
-    def take(self, token: int, probability: float, end_token: int) -> None:
-        """One greedy choice."""
+    @property
+    def stands(self) -> list[int]:
+        """All tokens so far."""
+        return [*self.given, *self.tokens]
+
+    @property
+    def resting(self) -> bool:
+        """Nothing is to be asked any more: all is said, and where it was heard is known."""
+        return self.done and self.fed >= self.position
+
+    def take(self, choice: _Choice, end_token: int) -> None:
+        """One greedy choice; of a term, as much as there is room for."""
+        for token, probability in zip(choice.tokens, choice.probabilities, strict=True):
+            if not self.done:
+                self._take(token, probability, end_token)
+
+    def _take(self, token: int, probability: float, end_token: int) -> None:
         if token == end_token:
             self.end, self.done = probability, True
             return
@@ -118,7 +159,8 @@ def _without_before(
         return []
     hints = [replace(tasks[at].hint, before=(), ask=False, language=told[at].opening.language) for at in rows]
     alone = [
-        replace(tasks[at], hint=hint, draft=told[at].tokens) for at, hint in zip(rows, hints, strict=True)
+        replace(tasks[at], hint=hint, draft=told[at].tokens, terms=None)
+        for at, hint in zip(rows, hints, strict=True)
     ]
     chosen = torch.tensor(rows)
     return _decode(model, alone, Heard(heard.states[chosen], heard.count[chosen], heard.spoken[chosen]))
@@ -131,14 +173,15 @@ def _decode(model: EncoderDecoder, tasks: Sequence[Task], heard: Heard) -> list[
     if full := [len(row.given) for row in rows if row.cap <= 0]:
         raise ValueError(f"{full[0]} tokens stand before the transcript, of {model.max_tokens} in all")
     longest = max(len(row.given) + row.cap for row in rows)
-    cache = model.cache(len(rows), longest + 1)
+    ahead = LONGEST if any(task.terms for task in tasks) else 0
+    cache = model.cache(len(rows), longest + 1 + ahead)
     _verify(model, rows, cache, cross, count)
     running = list(range(len(rows)))  # row of the cache -> row of the batch
     while True:
-        left = [at for at, row in enumerate(running) if not rows[row].done]
+        left = [at for at, row in enumerate(running) if not rows[row].resting]
         if not left:
             return [row.transcript() for row in rows]
-        if 2 * len(left) <= len(running):  # most rows are done: carry on with the others only
+        if 2 * len(left) <= len(running):  # most rows are at rest: carry on with the others only
             chosen = torch.tensor(left)
             cache, cross = Cache(cache.entries[:, chosen]), cross.rows(chosen)
             running, left = [running[at] for at in left], list(range(len(left)))
@@ -155,23 +198,60 @@ def _verify(model: EncoderDecoder, rows: Sequence[_Row], cache: Cache, cross: Cr
     asked = [(at, q) for at, row in enumerate(rows) for q in range(len(row.given) - 1, len(given[at]))]
     where = torch.tensor(asked)
     first = torch.tensor([q + 1 == len(rows[at].opening.tokens) for at, q in asked])
-    choices = _choose(model, hidden[where[:, 0], where[:, 1]], first)
-    for (at, q), (token, probability) in zip(asked, choices, strict=True):
-        row = rows[at]
-        stands = not row.tokens or (row.position == q and row.tokens[-1] == given[at][q])
-        if stands and not row.done:  # else: past its end, or past the first disagreement
-            row.take(token, probability, model.end_token)
+    places = [(rows[at].task.terms, q, given[at][q]) for at, q in asked]
+    heard = [attention[at, q, : int(count[at])] for at, q in asked]
+    found = _choose(model, hidden[where[:, 0], where[:, 1]], first, heard, places)
     for at, row in enumerate(rows):
+        queries = {q: query for (of, q), query in zip(asked, found, strict=True) if of == at}
+        _walk(
+            row,
+            given[at],
+            queries,
+            _weigh(model, at, _met(given[at], queries), cache, cross, row.task.terms),
+            model.end_token,
+        )
         # Queries that saw only what stands: the prefix, and the draft as far as it was kept.
-        kept = _agreed(given[at], row)
-        row.attention.append(attention[at, :kept, : int(count[at])])
+        row.fed = min(_agreed(given[at], row), len(row.stands) - (not row.done))
+        row.attention.append(attention[at, : row.fed, : int(count[at])])
+
+
+def _walk(
+    row: _Row,
+    given: Sequence[int],
+    queries: Mapping[int, _Query],
+    preferred: Mapping[int, _Choice | None],
+    end_token: int,
+) -> None:
+    """Take what follows each query for as long as the draft says the same."""
+    for q, query in queries.items():
+        if row.done or row.stands != given[: q + 1]:
+            continue  # past the end, past the first disagreement, or inside a term that was taken
+        if query.paths and q not in preferred:
+            return  # the draft holds a term that was not taken: go on without it
+        row.take(preferred.get(q) or query.plain, end_token)
+
+
+def _met(given: Sequence[int], queries: Mapping[int, _Query]) -> dict[int, _Query]:
+    """The queries with paths that are met while the draft holds, by place: none inside a term, none behind the first
+    token that neither the model nor a term would say."""
+    met: dict[int, _Query] = {}
+    onward = -1
+    for q, query in queries.items():
+        if q < onward:
+            continue
+        if query.paths:
+            met[q] = query
+        said = [len(path.tokens) for path, _ in query.paths if path.leads(given[q + 1 :])]
+        if not said and tuple(given[q + 1 : q + 2]) != query.plain.tokens:
+            break
+        onward = q + max(said, default=1)
+    return met
 
 
 def _agreed(given: Sequence[int], row: _Row) -> int:
     """How many tokens were in the pass and still stand."""
-    stand = [*row.given, *row.tokens]
     n = 0
-    for mine, theirs in zip(given, stand, strict=False):
+    for mine, theirs in zip(given, row.stands, strict=False):
         if mine != theirs:
             break
         n += 1
@@ -179,15 +259,26 @@ def _agreed(given: Sequence[int], row: _Row) -> int:
 
 
 def _advance(model: EncoderDecoder, rows: Sequence[_Row], cache: Cache, cross: Cross, count: Tensor) -> None:
-    """One token for every row; rows that are done run along, and what they say is dropped."""
-    newest = torch.tensor([[row.tokens[-1] if row.tokens else 0] for row in rows])
-    positions = torch.tensor([[row.position] for row in rows])
-    hidden, attention = _attend(model, newest, positions, cache, cross)
-    choices = _choose(model, hidden[:, 0], torch.zeros(len(rows)) > 0)
-    for at, (row, choice) in enumerate(zip(rows, choices, strict=True)):
+    """One choice for every row; rows that are done run along, and what they say is dropped."""
+    fed = [row.fed if not row.resting else row.position for row in rows]
+    newest = [row.stands[start:] for row, start in zip(rows, fed, strict=True)]  # a term's are several
+    width = max(map(len, newest))
+    tokens = torch.tensor([line + [0] * (width - len(line)) for line in newest])
+    positions = torch.tensor(fed)[:, None] + torch.arange(width)
+    hidden, attention = _attend(model, tokens, positions, cache, cross)
+    last = torch.tensor([len(line) - 1 for line in newest])
+    places = [(None if row.done else row.task.terms, row.position, row.stands[-1]) for row in rows]
+    each, first = torch.arange(len(rows)), torch.zeros(len(rows)) > 0
+    heard = [attention[at, q, : int(count[at])] for at, q in enumerate(last.tolist())]
+    queries = _choose(model, hidden[each, last], first, heard, places)
+    for at, (row, query) in enumerate(zip(rows, queries, strict=True)):
+        if row.resting:
+            continue
+        row.attention.append(attention[at, : len(newest[at]), : int(count[at])])
+        row.fed = len(row.stands)
         if not row.done:
-            row.attention.append(attention[at, :, : int(count[at])])
-            row.take(*choice, model.end_token)
+            told = _weigh(model, at, {row.position: query}, cache, cross, row.task.terms)
+            row.take(told[row.position] or query.plain, model.end_token)
 
 
 def _attend(
@@ -197,9 +288,74 @@ def _attend(
     return hidden, cast("Tensor", attention)
 
 
-def _choose(model: EncoderDecoder, hidden: Tensor, first: Tensor) -> list[tuple[int, float]]:
-    """The likeliest next token after each of `hidden` [K, D], and its probability."""
+def _choose(
+    model: EncoderDecoder,
+    hidden: Tensor,
+    first: Tensor,
+    heard: Sequence[Tensor],
+    places: Sequence[tuple[Terms | None, int, int]],
+) -> list[_Query]:
+    """What may follow each of `hidden` [K, D]; `places`: the row's terms, the query's position, the token there."""
     scores = model.scores(hidden, first)
     best, tokens = scores.max(dim=-1)
     probabilities = (best - scores.logsumexp(dim=-1)).exp()
-    return list(zip(tokens.tolist(), probabilities.tolist(), strict=True))
+    room = model.max_tokens - LONGEST
+    paths = due(scores, best, [(terms if q < room else None, token) for terms, q, token in places])
+    found = zip(tokens.tolist(), probabilities.tolist(), paths, heard, strict=True)
+    return [_Query(_Choice((token,), (chance,)), tuple(own), seen) for token, chance, own, seen in found]
+
+
+def _weigh(
+    model: EncoderDecoder,
+    row: int,
+    queries: Mapping[int, _Query],
+    cache: Cache,
+    cross: Cross,
+    terms: Terms | None,
+) -> dict[int, _Choice | None]:
+    """The term that follows each of a row's `queries` (by place), or None: a pass over the promising paths, each behind
+    what stands in the cache up to its query. As it was given goes before other spellings."""
+    tried = [(q, path, loss) for q, query in queries.items() for path, loss in query.paths]
+    tried = _promising(model, row, tried, cache, cross)
+    best: dict[int, tuple[tuple[bool, float], _Choice]] = {}
+    if tried and terms is not None:
+        scores, attention = _behind(model, row, [(q, path.tokens) for q, path, _ in tried], cache, cross)
+        paths, before = [path for _, path, _ in tried], [queries[q].heard for q, _, _ in tried]
+        frames = BACK_MS / model.frame_ms, AHEAD_MS / model.frame_ms
+        told = weighed(scores, attention[:, : len(before[0])], paths, before, terms.closes)
+        for (q, path, loss), behind in zip(tried, told, strict=True):
+            gain = path.gain(loss, behind, frames)
+            if gain is not None and (q not in best or (path.given, gain) > best[q][0]):
+                first = queries[q].plain.probabilities[0] * math.exp(loss)
+                best[q] = (path.given, gain), _Choice(path.tokens, (first, *behind.chances))
+    return {q: best[q][1] if q in best else None for q in queries}
+
+
+def _promising(
+    model: EncoderDecoder, row: int, tried: Sequence[tuple[int, Path, float]], cache: Cache, cross: Cross
+) -> list[tuple[int, Path, float]]:
+    """Those whose second token does not rule them out: a short pass, over first tokens that many paths have in common,
+    spares most of the long one."""
+    begun = {pair: n for n, pair in enumerate(dict.fromkeys((q, path.tokens[0]) for q, path, _ in tried))}
+    if len(begun) == len(tried):
+        return list(tried)
+    scores, _ = _behind(model, row, [(q, (first,)) for q, first in begun], cache, cross)
+    rows = torch.tensor([begun[q, path.tokens[0]] for q, path, _ in tried])
+    second = torch.tensor([path.tokens[min(1, len(path.tokens) - 1)] for _, path, _ in tried])
+    losses = (scores[rows, second] - scores.max(dim=-1).values[rows]).tolist()
+    return [one for one, loss in zip(tried, losses, strict=True) if one[1].promises(one[2], loss)]
+
+
+def _behind(
+    model: EncoderDecoder, row: int, tried: Sequence[tuple[int, tuple[int, ...]]], cache: Cache, cross: Cross
+) -> tuple[Tensor, Tensor]:
+    """Scores [N, V] and attention [N, T] after every token of each path, one path after the other, each put behind its
+    query."""
+    width = max(len(path) for _, path in tried)
+    tokens = torch.tensor([[*path, *[0] * (width - len(path))] for _, path in tried])
+    positions = torch.tensor([q + 1 for q, _ in tried])[:, None] + torch.arange(width)
+    entries = cache.entries[:, row : row + 1, : int(positions.max()) + 1]
+    own = Cache(entries.repeat(1, len(tried), 1, 1, 1, 1))
+    hidden, attention = _attend(model, tokens, positions, own, cross.repeated(row, len(tried)))
+    said = torch.arange(width) < torch.tensor([len(path) for _, path in tried])[:, None]
+    return model.scores(hidden[said], torch.zeros(int(said.sum())) > 0), attention[said]

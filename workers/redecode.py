@@ -26,6 +26,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from workers.biasing import Terms, Vocabulary
+from workers.bpe import Encoder
 from workers.drafting import Task, Transcript, transcribe
 from workers.language import weigh
 from workers.memory import KEPT_HOPS, Hop, recall, remember
@@ -125,6 +127,8 @@ class Redecoder:
         self._context = context
         self._windows = [Window() for _ in range(spec.slots)]
         self._hops: list[deque[Hop]] = [deque(maxlen=KEPT_HOPS) for _ in range(spec.slots)]
+        self._vocabulary = Vocabulary(pieces, Encoder(pieces).encode, model.end_token)
+        self._terms: list[Terms | None] = [None] * spec.slots  # of the window's options, compiled
 
     def warm_up(self) -> None:
         """One decode of a second of silence, alone and batched, so that no session pays for first calls."""
@@ -157,8 +161,12 @@ class Redecoder:
             for slot in np.flatnonzero(batch.reset).tolist():
                 self._hops[slot].clear()
                 self._windows[slot] = self._opened(slot, int(batch.origin_ms[slot]), batch.options.get(slot))
+                self._terms[slot] = None
         for slot, options in batch.options.items():
-            self._windows[slot].options, self._windows[slot].before = options, None
+            window = self._windows[slot]
+            if self._terms[slot] is None or options.keyterms != window.options.keyterms:
+                self._terms[slot] = self._vocabulary.compile(options.keyterms)
+            window.options, window.before = options, None
         for slot in np.flatnonzero(batch.samples).tolist():
             self._windows[slot].append(batch.audio[slot, : batch.samples[slot]])
         for slot in np.flatnonzero(batch.flush_ms != NO_FLUSH).tolist():
@@ -286,7 +294,9 @@ class Redecoder:
 
     def _decode(self, line: Sequence[_Due]) -> tuple[dict[int, tuple[Word, ...]], set[int]]:
         """Decode the slots in line. Returns the words that settled, per slot, and the slots that failed."""
-        tasks = [self._task(self._windows[item.slot], item) for item in line]
+        tasks = [
+            replace(self._task(self._windows[item.slot], item), terms=self._terms[item.slot]) for item in line
+        ]
         transcripts = self._transcripts(tasks)
         if self.rules.cut_short:
             transcripts = [told if told is None or told.end else _cut_short(told) for told in transcripts]
@@ -317,7 +327,7 @@ class Redecoder:
         cap = max(4, token_cap(len(audio) / 16_000, self.rules.tokens_per_s) - len(window.prefix_tokens))
         prefix, draft = tuple(window.prefix_tokens), tuple(window.tail_tokens)
         hint, final = self._hint(window), item.rank < 2
-        return Task(audio, prefix, draft, cap, hint, final, self.rules.silence)
+        return Task(audio, prefix, draft, cap, hint, final, doubt=self.rules.silence)
 
     def _hint(self, window: Window) -> Hint:
         """The language is the session's, or the turn's once it stands; what speaks for one before that is told."""

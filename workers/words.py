@@ -226,6 +226,11 @@ def is_mark(sign: str) -> bool:
     return unicodedata.category(sign).startswith("P") and sign not in _SAID
 
 
+def spaceless(sign: str) -> bool:
+    """Whether the character is of a script that is written without spaces."""
+    return bool(_IN_CJK.match(sign) or _IN_SOUTHEAST.match(sign))
+
+
 def unformatted(text: str) -> str:
     """Lower case without punctuation; signs inside a word or number stay ("don't", "well-known", "3.5", "10:30")."""
     signs = (sign for place, sign in enumerate(text) if not is_mark(sign) or _inner(text, place))

@@ -1,7 +1,10 @@
-"""A real WebSocket server that speaks the server's side as a test tells it to."""
+"""A real WebSocket server that speaks the server's side as a test tells it to; espeak-ng, where a test needs it."""
 
 import contextlib
 import json
+import os
+import shutil
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -119,3 +122,17 @@ class Scripts:
 @pytest.fixture
 def scripts() -> type[Scripts]:
     return Scripts
+
+
+@pytest.fixture(scope="session")
+def espeak() -> str:
+    """Where espeak-ng is. Without it a laptop skips; CI installs it, or fails."""
+    in_ci = os.environ.get("CI", "").lower() == "true"
+    if in_ci and shutil.which("espeak-ng") is None:
+        sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
+        for order in (["apt-get", "update", "-qq"], ["apt-get", "install", "-y", "-qq", "espeak-ng"]):
+            subprocess.run([*sudo, *order], check=True, capture_output=True, timeout=300)
+    found = shutil.which("espeak-ng")
+    if found is None:
+        pytest.skip("espeak-ng is not installed (apt install espeak-ng)")
+    return found

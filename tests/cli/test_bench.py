@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 
-COMMANDS = ("accuracy", "worker", "latency", "handshake")
+COMMANDS = ("accuracy", "worker", "latency", "handshake", "keyterms")
 
 
 def bench(*words: str):
@@ -40,6 +40,12 @@ def test_a_pool_that_nobody_serves_is_told(command) -> None:
     found = bench(command, "--pool", "klingon")
     assert found.exit_code != 0
     assert "no such pool: klingon" in str(found.exception)
+
+
+def test_pools_without_key_terms_are_refused() -> None:
+    found = bench("keyterms", "--pools", "english,klingon")
+    assert found.exit_code == 2
+    assert "klingon" in found.output
 
 
 @pytest.mark.weights

@@ -40,3 +40,15 @@ def test_accuracy(tmp_path) -> None:
     for chosen in (clips, clips[:1]):
         bench_picture.accuracy(chosen, "title", tmp_path / "accuracy.png")
         assert (tmp_path / "accuracy.png").read_bytes().startswith(SIGNATURE)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"english": {"with": 50.0}},
+        {"english": {"without": 15.0, "with": 69.4}, "multilang": {"without": 0.0, "with": 100.0}},
+    ],
+)
+def test_shares(tmp_path, found) -> None:
+    bench_picture.shares(found, "title", tmp_path / "keyterms.png")
+    assert (tmp_path / "keyterms.png").read_bytes().startswith(SIGNATURE)

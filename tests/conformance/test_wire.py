@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from websockets.exceptions import InvalidStatus
 
+from cli.bench_names import OTHERS
 from cli.up import Stack
 from tests.conversation import AUTHORIZED, Conversation, Message, is_final, is_turn
 from tests.speech import (
@@ -30,6 +31,8 @@ from tests.speech import (
 
 pytestmark = pytest.mark.weights
 
+#: A sentence with two names that need key terms.
+RARE = "kubernetes.wav"
 SEE_ERROR = "See Error message for details"
 INVALID = "User Input Validation Error: Invalid"
 
@@ -465,6 +468,28 @@ def test_update_configuration_changes_formatting_from_the_next_turn(url):
         conversation.end()
     plain, formatted = conversation.finals
     assert (plain["turn_is_formatted"], formatted["turn_is_formatted"]) == (False, True)
+
+
+def test_a_hundred_key_terms_are_taken_and_those_that_are_said_are_found(url):
+    """In this voice, without them, neither name is understood."""
+    terms = [*OTHERS[:98], "Kubernetes", "Proxmox"]
+    without = transcribed(url, clip_pcm(RARE)).transcript.lower()
+    found = transcribed(url, clip_pcm(RARE), keyterms_prompt=json.dumps(terms), format_turns="true")
+    assert "kubernetes" not in without
+    assert "proxmox" not in without
+    assert found.finals[-1]["transcript"].endswith("Kubernetes on the Proxmox cluster.")
+
+
+def test_key_terms_may_change_while_a_session_goes_on(url):
+    with Conversation(url) as conversation:
+        conversation.say(clip_pcm(RARE) + silence(1.5))
+        conversation.hear_until(is_final)
+        conversation.order("UpdateConfiguration", keyterms_prompt=["Kubernetes", "Proxmox"])
+        conversation.say(clip_pcm(RARE))
+        conversation.end()
+    before, after = (" ".join(turn["transcript"].split()) for turn in conversation.finals)
+    assert "kubernetes" not in before
+    assert "kubernetes on the proxmox cluster" in after
 
 
 def test_update_configuration_ignores_what_it_does_not_know(url):

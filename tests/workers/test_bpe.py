@@ -41,6 +41,23 @@ def test_the_lowest_pair_is_joined_first() -> None:
     assert Encoder(vocabulary).encode("ab abz") == [4, 5, 4]  # nothing spells z
 
 
+def test_a_fallbacks_bytes_spell_only_what_has_no_character() -> None:
+    vocabulary = [
+        b"",
+        b"a",
+        b"\xc3",
+        b"\xa9",
+        b"\xc3\xa9a",
+        b" a",
+        b" ",
+        b"a",
+        "é".encode(),
+    ]  # 1 to 3 are bytes
+    assert Encoder(vocabulary).encode("aé") == [7, 8]
+    assert Encoder(vocabulary).encode(" aéa") == [5, 4]
+    assert Encoder(vocabulary[:-1]).encode("é") == [2, 3]
+
+
 # --- the real vocabulary
 
 
@@ -51,6 +68,12 @@ def real() -> tuple[Encoder, Tokenizer, list[bytes]]:
     spelling = checkpoints.pieces(folder)
     theirs = Tokenizer.from_str((folder / "tokenizer.json").read_text("utf-8"))
     return Encoder(spelling), theirs, spelling
+
+
+@cache
+def fallback() -> list[bytes]:
+    """Moonshine's, which falls back to bytes; its file tells no merges."""
+    return checkpoints.pieces(checkpoints.fetch("moonshine-tiny-en"))
 
 
 @pytest.mark.weights
@@ -80,6 +103,28 @@ def test_what_is_encoded_is_spelled_again(text: str) -> None:
     encoder, _, spelling = real()
     text = text.encode(errors="replace").decode()
     assert b"".join(spelling[token] for token in encoder.encode(text)).decode() == text
+
+
+@pytest.mark.weights
+@given(st.text(max_size=40))
+def test_what_is_encoded_for_the_other_kind_is_spelled_again(text: str) -> None:
+    spelling = fallback()
+    text = text.encode(errors="replace").decode()
+    assert b"".join(spelling[token] for token in Encoder(spelling).encode(text)).decode() == text
+
+
+@pytest.mark.weights
+def test_the_other_kind_is_spelled_as_its_model_spells() -> None:
+    """Tokens that Moonshine said: of the words of a recording, and of a name that it can spell."""
+    spelling = fallback()
+    for said in (
+        [b" It", b" was", b" the", b" age", b" of", b" fool", b"ish", b"ness", b"."],
+        [b" K", b"ow", b"al", b"czy", b"k"],
+    ):
+        text = b"".join(said).decode()
+        tokens = Encoder(spelling).encode(text)
+        assert [spelling[token] for token in tokens] == said
+        assert all(token > 258 for token in tokens)  # those below are bytes
 
 
 @pytest.mark.weights

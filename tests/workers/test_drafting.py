@@ -1,6 +1,7 @@
-"""A draft changes nothing: transcripts are those of plain greedy decoding, token for token."""
+"""A draft changes nothing: transcripts are those of plain greedy decoding, token for token; with key terms, those of
+plain greedy decoding among tokens and terms."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from tests.noises import pink
 from workers import checkpoints
+from workers.biasing import AHEAD_MS, BACK_MS, Terms, Vocabulary, due, weighed
+from workers.biasing import Path as Way
 from workers.bpe import Encoder
 from workers.drafting import Task, Transcript, transcribe
 from workers.models import whisper
@@ -81,6 +84,70 @@ def assert_greedy(model: Moonshine, task: Task, found: Transcript) -> None:
     assert found.attention.sum(1) == pytest.approx(np.full(len(found.attention), heads), abs=1e-3)
 
 
+# --- key terms, the plain way
+
+#: Every third token is a piece of a word, the others begin one.
+PIECES = [b"" if n < 3 else b"x" if n % 3 == 0 else b" y" for n in range(VOCABULARY)]
+WORDS = Vocabulary(PIECES, Encoder(PIECES).encode, end_token=2)
+
+
+def terms_of(*tokens: list[int]) -> Terms:
+    return Terms.of([Way(tuple(path), path[0] % 2 == 0, sum(path) % 3 > 0) for path in tokens], WORDS)
+
+
+@dataclass
+class Plainly:
+    """Whole texts again for every token and every term: tokens, probabilities, how many terms were said."""
+
+    tokens: list[int] = field(default_factory=list)
+    probabilities: list[float] = field(default_factory=list)
+    said: int = 0
+    weighed: int = 0
+
+
+def biased(model: Moonshine, task: Task) -> Plainly:
+    """Greedy among tokens and terms, without cache, draft or batch."""
+    found = Plainly()
+    with torch.inference_mode():
+        cross = model.cross(model.encode(task.audio[None], torch.tensor([len(task.audio)])))
+
+        def asked(text: list[int]) -> tuple[Tensor, Tensor]:
+            line, positions = torch.tensor([text]), torch.arange(len(text))[None]
+            hidden, seen = model.decode(
+                line, positions, model.cache(1, len(text)), cross, need_attention=True
+            )
+            assert seen is not None
+            return model.logits(hidden[0]).float(), seen[0]
+
+        while True:
+            text = [model.config.bos_token_id, *task.prefix, *found.tokens]
+            logits, seen = asked(text)
+            last = logits[-1:]
+            chances = last[0].softmax(-1)
+            chosen, probabilities = [int(last.argmax())], [float(chances.max())]
+            best: tuple[bool, float] = (False, 0.0)
+            for path, loss in due(last, last.max(-1).values, [(task.terms, text[-1])])[0]:
+                found.weighed += 1
+                behind, looked = asked([*text, *path.tokens])
+                n = len(path.tokens)
+                [told] = weighed(behind[-n:], looked[-n:], [path], [seen[-1]], WORDS.closes)
+                gain = path.gain(loss, told, (BACK_MS / model.frame_ms, AHEAD_MS / model.frame_ms))
+                if gain is not None and (path.given, gain) > best:
+                    best, chosen = (path.given, gain), list(path.tokens)
+                    probabilities = [float(chances[path.tokens[0]]), *told.chances]
+            found.said += best[1] > 0
+            for token, probability in zip(chosen, probabilities, strict=True):
+                if token == model.config.eos_token_id:
+                    return found
+                found.tokens.append(token)
+                found.probabilities.append(probability)
+                if (start := repeats(found.tokens)) is not None:
+                    del found.tokens[start:], found.probabilities[start:]
+                    return found
+                if len(found.tokens) >= task.cap:
+                    return found
+
+
 tokens_of = st.integers(3, VOCABULARY - 1)
 
 
@@ -117,6 +184,80 @@ def test_rows_of_a_batch_are_independent(data: st.DataObject, seed: int) -> None
         [alone] = transcribe(model, [task])
         assert found.probabilities == pytest.approx(alone.probabilities, abs=1e-4)
         assert found.attention == pytest.approx(alone.attention, abs=1e-4)
+
+
+@st.composite
+def with_terms(draw: st.DrawFn, model: Moonshine) -> Task:
+    """A task with terms that the model would nearly say, and a draft that is right, wrong, or right for a while."""
+    task = replace(draw(tasks(model)), draft=())
+    said, _ = greedy(model, task)
+    terms = []
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, len(said)))
+        near = said[at : at + draw(st.integers(0, 2))]
+        terms.append([*near, *draw(st.lists(tokens_of, min_size=0 if near else 1, max_size=2))])
+    task = replace(task, terms=terms_of(*terms))
+    right = biased(model, task).tokens
+    kept = draw(st.integers(0, len(right)))
+    draft = draw(st.sampled_from([right, said, right[:kept] + said[kept:], [*right[:kept], 5, 7]]))
+    return replace(task, draft=tuple(draft))
+
+
+def assert_biased(model: Moonshine, task: Task, found: Transcript) -> None:
+    plainly = biased(model, task)
+    assert found.tokens == plainly.tokens
+    assert found.probabilities == pytest.approx(plainly.probabilities, abs=1e-4)
+    assert found.attention.shape == (len(task.prefix) + len(found.tokens), frames(len(task.audio)))
+    heads = len(model.config.alignment_heads)
+    assert found.attention.sum(1) == pytest.approx(np.full(len(found.attention), heads), abs=1e-3)
+
+
+@given(st.data(), st.integers(0, 5))
+@settings(max_examples=60)
+def test_with_terms_a_draft_changes_no_token(data: st.DataObject, seed: int) -> None:
+    model = tiny(seed)
+    task = data.draw(with_terms(model))
+    [found] = transcribe(model, [task])
+    assert_biased(model, task, found)
+
+
+@given(st.data(), st.integers(0, 5))
+@settings(max_examples=20)
+def test_rows_with_terms_leave_those_without_as_they_are(data: st.DataObject, seed: int) -> None:
+    model = tiny(seed)
+    batch = data.draw(st.lists(st.one_of(tasks(model), with_terms(model)), min_size=2, max_size=4))
+    for task, found in zip(batch, transcribe(model, batch), strict=True):
+        if task.terms is None:
+            assert_greedy(model, task, found)
+        else:
+            assert_biased(model, task, found)
+
+
+def test_the_random_models_say_terms() -> None:
+    """Else the properties above would be empty: terms are weighed, and some are said that were not said before."""
+    weighings = said = changed = 0
+    for seed in range(6):
+        for n in range(4):
+            task = Task(sound(n, 9_000), cap=16)
+            plain, _ = greedy(tiny(seed), task)
+            terms = terms_of(*([one, two] for one in range(3, VOCABULARY, 3) for two in (4, 5)))
+            plainly = biased(tiny(seed), replace(task, terms=terms))
+            weighings, said = weighings + plainly.weighed, said + plainly.said
+            changed += plainly.tokens != plain
+    assert weighings > 100
+    assert said > 10
+    assert changed > 5
+
+
+def test_a_term_is_cut_where_the_cap_is() -> None:
+    for seed in range(6):
+        task = Task(sound(1, 9_000), cap=20)
+        terms = terms_of(*([one, 4, 5] for one in range(3, VOCABULARY)))
+        for cap in range(1, 8):
+            limited = replace(task, terms=terms, cap=cap)
+            [found] = transcribe(tiny(seed), [limited])
+            assert len(found.tokens) <= cap
+            assert_biased(tiny(seed), limited, found)
 
 
 def test_the_random_models_say_something() -> None:
@@ -185,6 +326,28 @@ def test_the_real_model_says_the_same_batched_and_after_a_prefix(real: Moonshine
     assert mended.tokens == whole.tokens
     for task, found in zip(batch, (after, other, mended), strict=True):
         assert_greedy(real, task, found)
+
+
+@pytest.mark.weights
+def test_the_real_model_says_a_term_only_where_it_is_heard(real: Moonshine) -> None:
+    """Tiny hears "the culinary sun-the-prak smack cluster"; in another recording, the terms change nothing."""
+    spelling = checkpoints.pieces(checkpoints.fetch("moonshine-tiny-en"))
+    words = Vocabulary(spelling, Encoder(spelling).encode, real.end_token)
+    terms = words.compile(["Kubernetes", "Proxmox", "Saskatchewan", "Tchaikovsky"])
+    rare, fox = speech("kubernetes.wav"), speech("quick_brown_fox.wav")
+    alone = [transcribe(real, [Task(audio, terms=terms)])[0] for audio in (rare, fox)]
+    batch = transcribe(real, [Task(rare, terms=terms), Task(fox, terms=terms), Task(fox), Task(rare)])
+    text = [b"".join(spelling[token] for token in found.tokens).decode().strip() for found in batch]
+    assert text[0] == "We deployed Kubernetes on the Proxmox cluster."
+    assert "Kubernetes" not in text[3]
+    assert "Proxmox" not in text[3]
+    assert text[1] == text[2] == "The quick brown fox jumps over the lazy dog."
+    assert [found.tokens for found in batch[:2]] == [found.tokens for found in alone]
+    # Each draft may be that of a decode with the terms, or without.
+    for draft in (batch[0].tokens, batch[3].tokens):
+        [again] = transcribe(real, [Task(rare, draft=tuple(draft), terms=terms)])
+        assert again.tokens == batch[0].tokens
+        assert again.probabilities == pytest.approx(batch[0].probabilities, abs=1e-3)
 
 
 @pytest.mark.weights

@@ -322,6 +322,55 @@ def test_a_flush_in_the_past_loses_and_doubles_nothing_after_it(recognizer: Rede
 
 
 # --------------------------------------------------------------------------------------------------------------
+# key terms
+
+#: In espeak's voice, tiny hears neither of the two names in it.
+RARE = "kubernetes.wav"
+TERMS = SlotOptions(keyterms=("Kubernetes", "Proxmox", "Saskatchewan", "Featherstonehaugh"))
+
+
+def with_terms(recognizer: Redecoder, audio: Samples, options: SlotOptions) -> str:
+    listener = Listener(recognizer)
+    for number, chunk in enumerate(chunks(audio)):
+        listener.step({0: chunk}, options={0: options} if number == 0 else None)
+    return listener.finish(0).text
+
+
+def test_a_term_is_missed_without_and_found_with(recognizer: Redecoder) -> None:
+    without = listen(recognizer, clip(RARE)).text
+    assert not {"kubernetes", "proxmox"} & set(plain(without).split())
+    assert with_terms(recognizer, clip(RARE), TERMS).endswith(" Kubernetes on the Proxmox cluster.")
+
+
+def test_terms_that_nobody_says_change_nothing(recognizer: Redecoder) -> None:
+    for name in ("quick_brown_fox.wav", "season_of_light.wav"):
+        assert with_terms(recognizer, clip(name), TERMS) == listen(recognizer, clip(name)).text
+
+
+def test_terms_change_while_the_session_goes_on_and_are_compiled_once(weights: Weights) -> None:
+    recognizer, audio = weights.redecoder(), clip(RARE)
+    listener = Listener(recognizer)
+    texts, compiled = list[str](), list[object]()
+    for options in (SlotOptions(), TERMS, replace(TERMS, vad_threshold=0.3), SlotOptions()):
+        for number, chunk in enumerate(chunks(np.concatenate([audio, np.zeros(32_000, np.float32)]))):
+            listener.step({0: chunk}, options={0: options} if number == 0 else None)
+        listener.flush(0, listener.fed[0] // 16)
+        texts.append(plain(join([word.text for word in listener.heard[0].settled])))
+        listener.heard[0].settled.clear()
+        compiled.append(recognizer._terms[0])
+    assert ["kubernetes" in text for text in texts] == [False, True, True, False]
+    assert compiled[1] is compiled[2] is not None
+    assert compiled[0] is compiled[3] is None
+
+
+def test_a_new_occupant_has_no_terms(recognizer: Redecoder) -> None:
+    with_terms(recognizer, clip(RARE), TERMS)
+    assert recognizer._terms[0] is not None
+    assert "kubernetes" not in plain(listen(recognizer, clip(RARE)).text)
+    assert recognizer._terms[0] is None
+
+
+# --------------------------------------------------------------------------------------------------------------
 # long speech
 
 

@@ -110,6 +110,15 @@ def test_what_a_model_keeps_goes_into_the_checkpoint_and_to_whoever_takes_over()
     assert taken.checkpoint(2, 2_000, 2_000).memory == {}
 
 
+def test_key_terms_reach_the_model_as_they_come_from_the_wire() -> None:
+    assert Seat(lease(params=PARAMS | {"keyterms_prompt": ["Anna", "pg vector"]})).options.keyterms == (
+        "Anna",
+        "pg vector",
+    )
+    without = {name: value for name, value in PARAMS.items() if name != "keyterms_prompt"}
+    assert Seat(lease(params=without)).options.keyterms == ()
+
+
 def test_a_resumed_session_begins_at_the_checkpoint_with_its_parameters() -> None:
     seat = Seat(lease(Checkpoint(4, 1600 * MS, "7-1", PARAMS | {"vad_threshold": 0.8})))
     assert (seat.cursor, seat.position, seat.origin_ms, seat.tracker.order) == (b"7-1", 1600 * MS, 1600, 4)

@@ -23,6 +23,7 @@ from workers.words import (
     heard_once,
     join,
     repeats,
+    spaceless,
     spell,
     token_cap,
     twice,
@@ -486,3 +487,10 @@ def test_words_that_find_no_time_are_not_believed(words: list[tuple[str, int]], 
 def test_of_two_the_one_that_finds_time_is_believed() -> None:
     words = lasting(("No", 480), ("matter.", 20), ("No", 140), ("matter.", 160))
     assert [(word.text, word.start_ms) for word in heard_once(words)] == [("No", 500), ("matter.", 640)]
+
+
+@pytest.mark.parametrize(
+    "sign, alone", [("日", True), ("カ", True), ("ก", True), ("a", False), ("é", False), ("", False)]
+)
+def test_scripts_without_spaces_are_known(sign: str, alone: bool) -> None:
+    assert spaceless(sign) is alone

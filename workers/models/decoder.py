@@ -82,6 +82,20 @@ class Cross:
             aligned={layer: keys[index] for layer, keys in self.aligned.items()},
         )
 
+    def repeated(self, row: int, times: int) -> Self:
+        """One row, several times: a view of it."""
+
+        def again(part: Tensor) -> Tensor:
+            return part[row : row + 1].expand(times, *part.shape[1:])
+
+        return replace(
+            self,
+            keys=[again(keys) for keys in self.keys],
+            values=[again(values) for values in self.values],
+            bias=None if self.bias is None else again(self.bias),
+            aligned={layer: again(keys) for layer, keys in self.aligned.items()},
+        )
+
 
 @dataclass(frozen=True)
 class Cache:

@@ -11,11 +11,14 @@ import pytest
 import soundfile
 import torch
 
+from cli.bench_names import OTHERS
 from tests.hearing import told
+from tests.noises import every
 from workers import checkpoints, int8
 from workers.english.recognizer import build
-from workers.recognizer import NO_FLUSH, Batch
+from workers.recognizer import NO_FLUSH, Batch, SlotOptions
 from workers.redecode import CHUNK_SAMPLES, Redecoder
+from workers.turns import TurnRules
 from workers.vad import HOP
 from workers.words import Word, join
 
@@ -112,3 +115,29 @@ def test_another_architecture_is_refused(
         broken["config"] = {**parts["config"], **fault["config"]}
     with pytest.raises(error):
         built(broken)
+
+
+def test_of_silence_noise_and_music_no_turn_comes_with_a_hundred_terms(parts: dict[str, Any]) -> None:
+    recognizer, options = built(parts, slots=8), SlotOptions(keyterms=OTHERS)
+    sounds = every(15.0)
+    names = list(sounds)
+    for start in range(0, len(names), 8):
+        some = {name: sounds[name] for name in names[start : start + 8]}
+        for name, found in told(recognizer, some, options=dict.fromkeys(some, options)).items():
+            assert (found.finals, found.partials) == ([], []), name
+
+
+def test_no_term_is_made_of_noise_that_passes_for_speech(parts: dict[str, Any]) -> None:
+    """With a threshold of almost nothing words come out of noise, as they did; none of them is a key term."""
+    recognizer, options = built(parts, slots=8), SlotOptions(vad_threshold=0.02, keyterms=OTHERS)
+    sounds = every(10.0)
+    names = list(sounds)
+    heard: list[str] = []
+    for start in range(0, len(names), 8):
+        some = {name: sounds[name] for name in names[start : start + 8]}
+        found = told(
+            recognizer, some, options=dict.fromkeys(some, options), rules=TurnRules(vad_threshold=0.02)
+        )
+        heard += [one.text for one in found.values() if one.text]
+    assert heard  # else nothing was put to the test
+    assert [text for text in heard for term in OTHERS if f" {term.lower()} " in f" {text.lower()} "] == []

@@ -52,6 +52,21 @@ def test_rows_are_taken_with_all_that_is_theirs() -> None:
     assert Cross(cross.keys, cross.values, None).rows(torch.tensor([1])).bias is None
 
 
+def test_a_row_repeated_is_that_row_several_times() -> None:
+    cross = crossed(torch.randn(3, 5, 8), 2, 1, torch.tensor([5, 2, 4]), {0: [1]})
+    again = cross.repeated(1, 4)
+    for mine, theirs in (
+        (again, cross.rows(torch.tensor([1] * 4))),
+        (cross.repeated(2, 1), cross.rows(torch.tensor([2]))),
+    ):
+        torch.testing.assert_close(mine.keys[0], theirs.keys[0])
+        torch.testing.assert_close(mine.values[0], theirs.values[0])
+        torch.testing.assert_close(mine.aligned[0], theirs.aligned[0])
+        torch.testing.assert_close(mine.bias, theirs.bias)
+    assert again.keys[0].untyped_storage().data_ptr() == cross.keys[0].untyped_storage().data_ptr()  # no copy
+    assert Cross(cross.keys, cross.values, None).repeated(0, 2).bias is None
+
+
 @pytest.mark.parametrize("value", [Hint(), Opening((1,))])
 def test_what_is_known_of_a_row_cannot_be_changed_under_way(value: object) -> None:
     with pytest.raises(AttributeError):

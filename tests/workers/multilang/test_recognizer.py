@@ -10,6 +10,7 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 
+from cli.bench_names import OTHERS
 from tests.hearing import Told, told
 from tests.noises import every
 from tests.spoken import LANGUAGES, clip
@@ -191,6 +192,38 @@ def test_silence_noise_and_music_give_no_turn(recognizer: Redecoder, threshold: 
     """A minute of each; with a threshold that lets most of the VAD's doubts through, the model's own have to do."""
     sounds = every(60.0 if threshold == 0.4 else 20.0)
     rules, options = TurnRules(vad_threshold=threshold), SlotOptions(vad_threshold=threshold)
+    names = list(sounds)
+    for start in range(0, len(names), 8):
+        some = {name: sounds[name] for name in names[start : start + 8]}
+        for name, found in told(recognizer, some, options=dict.fromkeys(some, options), rules=rules).items():
+            assert (found.finals, found.partials) == ([], []), name
+
+
+# --- key terms ------------------------------------------------------------------------------------------------------
+
+
+def test_key_terms_that_are_missed_without_are_found_with(recognizer: Redecoder) -> None:
+    """In a voice of espeak-ng, base hears "Cuba neat sun the proc smacks cluster"."""
+    terms = ("Kubernetes", "Proxmox", *OTHERS[:98])
+    without = heard(recognizer, english("kubernetes.wav"), language="en").text
+    assert "kubernetes" not in without
+    assert "proxmox" not in without
+    assert (
+        "proxmox cluster" in heard(recognizer, english("kubernetes.wav"), language="en", keyterms=terms).text
+    )
+
+
+@pytest.mark.parametrize("name", ["quick_brown_fox.wav", "season_of_light.wav"])
+def test_a_hundred_terms_that_nobody_says_change_nothing(recognizer: Redecoder, name: str) -> None:
+    without = heard(recognizer, english(name), language="en").text
+    assert heard(recognizer, english(name), language="en", keyterms=OTHERS).text == without
+
+
+@pytest.mark.parametrize("threshold", [0.4, 0.05])
+def test_of_silence_noise_and_music_no_term_is_made(recognizer: Redecoder, threshold: float) -> None:
+    sounds = every(15.0)
+    rules = TurnRules(vad_threshold=threshold)
+    options = SlotOptions(vad_threshold=threshold, language="en", keyterms=OTHERS)
     names = list(sounds)
     for start in range(0, len(names), 8):
         some = {name: sounds[name] for name in names[start : start + 8]}
