@@ -16,6 +16,16 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+
+def _pools() -> list[str]:
+    from workers.entry import POOLS
+
+    return list(POOLS)
+
+
+OfPool = Annotated[
+    str, typer.Option(metavar="POOL", autocompletion=_pools, help="Which pool; it is run alone.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Out = Annotated[
     Path, typer.Option(metavar="DIR", file_okay=False, help="Where JSON and picture are written.")
@@ -26,32 +36,40 @@ Tell = Callable[[str], None]
 RESULTS = Path("bench-results")
 
 
-@app.command(epilog="[bold]Examples[/]\n  [cyan]steno bench accuracy[/]")
-def accuracy(as_json: AsJson = False, out: Out = RESULTS, quick: Quick = False) -> None:
-    """Word error rate streamed in real time, against the same weights on the whole recording."""
-    from cli import bench_accuracy, bench_picture
+@app.command(
+    epilog="[bold]Examples[/]\n  [cyan]steno bench accuracy[/]\n  [cyan]steno bench accuracy --pool multilang[/]"
+)
+def accuracy(
+    pool: OfPool = "english", as_json: AsJson = False, out: Out = RESULTS, quick: Quick = False
+) -> None:
+    """Error rate streamed in real time, against the same weights on the whole recording, by language.
 
-    with _measuring(as_json) as tell:
-        result = _result("accuracy", bench_accuracy.run(quick, tell), quick)
-    rows = [
-        (
-            clip["name"],
-            clip["seconds"],
-            clip["streamed_wer"],
-            clip["whole_wer"],
-            clip["streamed_vs_whole_wer"],
-        )
-        for clip in result["clips"]
-    ]
-    rows.append(("all", "", result["streamed_wer"], result["whole_wer"], result["streamed_vs_whole_wer"]))
+    Words are counted; characters in Japanese and Chinese.
+    """
+    from cli import bench_accuracy, bench_picture, bench_pools
+
+    name = bench_pools.of(pool).named("accuracy")
+    with _measuring(as_json, [pool]) as tell:
+        result = _result(name, bench_accuracy.run(quick, tell, pool), quick)
+    parts = ("seconds", "unit", "streamed_wer", "whole_wer", "streamed_vs_whole_wer")
+    rows = [(clip["language"], clip["name"], *(clip[part] for part in parts)) for clip in result["clips"]]
+    if len(result["languages"]) > 1:
+        rows += [(one["language"], "all", *(one[part] for part in parts)) for one in result["languages"]]
+    rows.append(("all", "all", *({**result, "unit": ""}[part] for part in parts)))
     _write(result, out, lambda path: bench_picture.accuracy(result["clips"], _title(result), path))
-    _print(result, ("recording", "s", "streamed, %", "whole, %", "streamed vs whole, %"), rows, as_json)
+    header = ("language", "recording", "s", "errors in", "streamed, %", "whole, %", "streamed vs whole, %")
+    _print(result, header, rows, as_json)
     if not as_json:
         _say(f"streamed is {result['difference_points']:+.2f} points from whole (goal: at most +1)")
 
 
-@app.command(epilog="[bold]Examples[/]\n  [cyan]steno bench worker --sessions 4,8,12 --seconds 60[/]")
+@app.command(
+    epilog="[bold]Examples[/]\n  [cyan]steno bench worker --sessions 4,8,12 --seconds 60[/]\n"
+    "  [cyan]steno bench worker --pool multilang --sessions 1,2,4[/]"
+)
 def worker(
+    pool: OfPool = "english",
+    *,
     sessions: Annotated[str, typer.Option(metavar="N,...", help="Levels to try.")] = "1,2,4,8,12,16",
     seconds: Annotated[float, typer.Option(min=2, help="Audio of each session at each level, in s.")] = 30,
     workers: Annotated[
@@ -61,19 +79,16 @@ def worker(
     out: Out = RESULTS,
     quick: Quick = False,
 ) -> None:
-    """How many live sessions this machine holds."""
-    from cli import bench_picture, bench_worker
+    """How many live sessions of a pool this machine holds."""
+    from cli import bench_picture, bench_pools, bench_worker
 
-    counts = _counts("1,8" if quick else sessions)
-    with _measuring(as_json) as tell:
-        result = _result("worker", bench_worker.run(counts, 15 if quick else seconds, tell, workers), quick)
-    _write(
-        result,
-        out,
-        lambda path: bench_picture.sessions(
-            result["levels"], _title(result), bench_worker.GOAL_FINAL_MS, path
-        ),
-    )
+    bench = bench_pools.of(pool)
+    counts = _counts(f"1,{bench.sessions}" if quick else sessions)
+    with _measuring(as_json, [pool]) as tell:
+        measured = bench_worker.run(counts, 15 if quick else seconds, tell, workers, pool)
+        result = _result(bench.named("worker"), measured, quick)
+    goal_ms = bench.final_p95_ms
+    _write(result, out, lambda path: bench_picture.sessions(result["levels"], _title(result), goal_ms, path))
     parts = {
         "sessions": "sessions",
         "phrases": "phrases",
@@ -97,7 +112,8 @@ def worker(
     if as_json:
         return
     _say(
-        f"holds [bold]{result['holds']}[/] live sessions (goal: {result['goals']['sessions']}). Delays in ms, "
+        f"holds [bold]{result['holds']}[/] live sessions (goal: {result['goals']['sessions']}, p95 of finals at most "
+        f"{goal_ms:.0f} ms). Delays in ms, "
         "services in cores; gap: between partials; late: the generator itself"
     )
     if max(level["cores"]["others"] for level in result["levels"]) > bench_worker.BUSY_CORES:
@@ -157,7 +173,7 @@ def churn(
     """What many short sessions leave behind: memory, files, tasks, keys."""
     from cli import bench_churn, bench_picture
 
-    with _measuring(as_json, weights=False) as tell:
+    with _measuring(as_json, pools=()) as tell:
         measured = bench_churn.run(1_000 if quick else sessions, tell, tls)
         result = _result("churn-tls" if tls else "churn", measured, quick)
     _write(result, out, lambda path: bench_picture.counts(result["outcomes"], _title(result), path))
@@ -184,7 +200,7 @@ def handshake(
     """What a crowd waits at the door: all connect at the same moment."""
     from cli import bench_handshake, bench_picture
 
-    with _measuring(as_json, weights=False) as tell:
+    with _measuring(as_json, pools=()) as tell:
         measured = bench_handshake.run(
             min(connections, 100) if quick else connections, 1 if quick else rounds, tell, tls
         )
@@ -276,8 +292,8 @@ def keyterms(
     if not as_json:
         for pool, found in result["pools"].items():
             _say(
-                f"{pool}: terms that nobody says cost {found['recordings']['difference_points']:+.2f} points "
-                f"worse (goal: at most {bench_keyterms.GOAL_POINTS:+})"
+                f"{pool}: terms that nobody says cost recordings {found['recordings']['difference_points']:+.2f} points "
+                f"(goal: at most {bench_keyterms.GOAL_POINTS:+})"
             )
 
 
@@ -297,8 +313,8 @@ def _counts(text: str) -> list[int]:
 
 
 @contextlib.contextmanager
-def _measuring(quiet: bool, weights: bool = True, pools: Sequence[str] = ("english",)) -> Iterator[Tell]:
-    """Tools, and weights where they are needed, at hand; a line that moves while measuring."""
+def _measuring(quiet: bool, pools: Sequence[str] = ("english",)) -> Iterator[Tell]:
+    """Tools, and the weights of these pools, at hand; a line that moves while measuring."""
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -308,7 +324,7 @@ def _measuring(quiet: bool, weights: bool = True, pools: Sequence[str] = ("engli
     for name in ("psutil", "matplotlib"):
         tool(name)  # missing: say so before measuring for minutes
     notes = Console(stderr=True)
-    if weights:
+    if pools:
         up.fetch_weights(notes, pools=pools)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with up.signals_as_ctrl_c(), Progress(*columns, console=notes, transient=True, disable=quiet) as progress:

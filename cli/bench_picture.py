@@ -77,14 +77,18 @@ def counts(found: Mapping[str, int], title: str, path: Path, what: str = "sessio
 
 
 def accuracy(clips: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
-    """Word error rates of each recording, streamed beside whole."""
+    """Error rates of each recording, streamed beside whole; the language is told where there are several."""
     figure, (axis,) = _figure(1, title)
     known = [clip for clip in clips if clip["reference"] is not None]
     for shift, part in ((-0.2, "streamed_wer"), (0.2, "whole_wer")):
         places = [number + shift for number in range(len(known))]
         axis.bar(places, [clip[part] for clip in known], 0.4, label=part.removesuffix("_wer"))
-    axis.set(ylabel="word error rate, %", xticks=range(len(known)))
-    axis.set_xticklabels([clip["name"] for clip in known], rotation=20)
+    axis.set(ylabel="error rate, %", xticks=range(len(known)))
+    several = len({clip["language"] for clip in known}) > 1
+    names = [f"{clip['language']} {clip['name']}" if several else clip["name"] for clip in known]
+    axis.set_xticklabels(
+        names, rotation=60 if several else 20, ha="right" if several else "center", fontsize=8
+    )
     axis.legend()
     _save(figure, path)
 

@@ -3,15 +3,15 @@
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
+from urllib.parse import urlencode
 
-from cli import bench_clips, bench_load, up
+from cli import bench_clips, bench_load, bench_pools, up
 from cli.bench_figures import Answer, answers, percentile, slope
 from cli.bench_machine import Usage
+from cli.bench_pools import PoolBench
 
 #: The protocol's "aggressive" preset: what an agent that must answer fast asks for.
 SILENCE = {"end_of_turn_confidence_threshold": 0.4, "min_turn_silence": 160, "max_turn_silence": 400}
-GOAL_FINAL_MS = 1_000.0
-GOAL_GAP_MS = 1_000.0
 #: After Terminate clients wait so long for what is left (protocol 0.3, item 13).
 GOAL_END_MS = 5_000.0
 #: A delay that grows by more than this within a level is a queue that fills.
@@ -25,33 +25,48 @@ BUSY_CORES = 0.2
 METHOD = (
     "Real stack (Redis, worker, ingress as processes), one real WebSocket per session from a generator in a process of "
     "its own; 50 ms chunks in real time at random phases; each session speaks phrases of the recordings in an order of "
-    "its own, 0.6 to 1.5 s apart. final: from sending the last audio of a phrase (cut by loudness) to the final that "
-    "covers it, the silence setting included. between partials: p95 of gaps between messages while phrases are spoken. "
-    "A level holds when every phrase got its final, p95 of final and of the gaps is at most 1 s, what is left after "
-    "Terminate comes within 5 s, the delay grows by less than 0.5 s over the level (least squares), and the "
-    "generator's own p99 lateness is below 50 ms."
+    "its own (of several languages, where the pool knows several), 0.6 to 1.5 s apart. final: from sending the last "
+    "audio of a phrase (cut by loudness) to the final that covers it, the silence setting included. between partials: "
+    "p95 of gaps between messages while phrases are spoken. A level holds when every phrase got its final, p95 of "
+    "final, and of gaps that have a goal, is at most the goal, what is left after Terminate comes within 5 s, "
+    "the delay grows by less than 0.5 s over the level (least squares), and the generator's own p99 lateness is below "
+    "50 ms."
 )
 
 
-def endpoint(url: str, **parameters: float) -> str:
+def endpoint(url: str, **parameters: float | str) -> str:
     """The server's address with parameters."""
-    return f"{url}/?" + "&".join(f"{name}={value:g}" for name, value in parameters.items())
+    return f"{url}/?" + urlencode(
+        {
+            name: f"{value:g}" if isinstance(value, (int, float)) else value
+            for name, value in parameters.items()
+        }
+    )
 
 
 def run(
-    counts: Sequence[int], seconds: float, tell: Callable[[str], None], workers: int = 1
+    counts: Sequence[int],
+    seconds: float,
+    tell: Callable[[str], None],
+    workers: int = 1,
+    pool: str = "english",
 ) -> dict[str, Any]:
-    """Measure each level with so many worker processes. Raises StackError."""
-    spoken = [phrase for clip in bench_clips.recordings() for phrase in bench_clips.phrases(clip)]
+    """Measure each level with so many worker processes of this pool alone. Raises StackError."""
+    bench = bench_pools.of(pool)
+    clips = bench_clips.recordings(bench.languages)
+    spoken = [phrase for clip in clips for phrase in bench_clips.phrases(clip)]
     levels, slots = [], math.ceil(max(counts) / workers)
     for count in counts:
         tell(f"{count} sessions, {seconds:.0f} s")
         # A stack for each level: a level that drowned must not weigh on the next.
-        with up.Stack(env={"SLOTS": str(slots)}, workers=workers) as stack:
-            levels.append(_level(stack, spoken, count, seconds))
+        with up.Stack(pools=[pool], env={"SLOTS": str(slots)}, workers=workers) as stack:
+            levels.append(_level(stack, bench, spoken, count, seconds))
     held = [level["sessions"] for level in levels if level["holds"]]
     return {
         "settings": {
+            "pool": pool,
+            "speech_model": bench.speech_model,
+            "languages": list(bench.languages),
             "silence": SILENCE,
             "workers": workers,
             "slots": slots,
@@ -59,17 +74,22 @@ def run(
             "chunk_ms": bench_load.CHUNK_MS,
         },
         "method": METHOD,
-        "goals": {"sessions": 8, "final_p95_ms": GOAL_FINAL_MS, "gap_p95_ms": GOAL_GAP_MS},
+        "goals": {
+            "sessions": bench.sessions,
+            "final_p95_ms": bench.final_p95_ms,
+            "gap_p95_ms": bench.gap_p95_ms,
+        },
         "holds": max(held, default=0),
         "levels": levels,
     }
 
 
 def _level(
-    stack: up.Stack, spoken: Sequence[bench_clips.Samples], count: int, seconds: float
+    stack: up.Stack, bench: PoolBench, spoken: Sequence[bench_clips.Samples], count: int, seconds: float
 ) -> dict[str, Any]:
     talks = tuple(bench_clips.talk(spoken, 1_000 * count + number, seconds) for number in range(count))
-    load = bench_load.Load(endpoint(stack.url, **SILENCE), talks, seed=count)
+    url = endpoint(stack.url, speech_model=bench.speech_model, **SILENCE)
+    load = bench_load.Load(url, talks, seed=count)
     usage = Usage(stack.pids)
     outcome = bench_load.generate(load, stack.check)
     cores = usage.cores()
@@ -79,7 +99,7 @@ def _level(
     late = [ms for record in outcome.records for ms in record.late_ms]
     errors = [record.error for record in outcome.records if record.error]
     ends = [record.end_ms for record in outcome.records if record.end_ms is not None]
-    return judged(count, found, late, errors, ends) | {"cores": cores}
+    return judged(count, found, late, errors, ends, bench) | {"cores": cores}
 
 
 def judged(
@@ -88,6 +108,7 @@ def judged(
     late_ms: Sequence[float],
     errors: Sequence[str],
     ends_ms: Sequence[float] = (),
+    bench: PoolBench = bench_pools.BENCHES["english"],
 ) -> dict[str, Any]:
     """The figures of one level, and whether it holds. `found`: for each session, what became of its phrases;
     `ends_ms`: from Terminate to the close.
@@ -116,19 +137,19 @@ def judged(
         "end_max_ms": _rounded(max(ends_ms, default=None)),
         "generator_late_p99_ms": _rounded(late),
     }
-    level["falls_short"] = _reasons(level)
+    level["falls_short"] = _reasons(level, bench)
     level["holds"] = not level["falls_short"]
     return level
 
 
-def _reasons(level: dict[str, Any]) -> list[str]:
+def _reasons(level: dict[str, Any], bench: PoolBench) -> list[str]:
     late, final, gap = level["generator_late_p99_ms"], level["final_p95_ms"], level["gap_p95_ms"]
     checks = {
         "sessions failed": bool(level["errors"]),
         "phrases without a final": level["unanswered"] > 0,
         "nothing was measured": final is None or gap is None,
-        "finals too late": final is not None and final > GOAL_FINAL_MS,
-        "partials too rare": gap is not None and gap > GOAL_GAP_MS,
+        "finals too late": final is not None and final > bench.final_p95_ms,
+        "partials too rare": gap is not None and gap > (bench.gap_p95_ms or math.inf),
         "ends too late": (level["end_max_ms"] or 0.0) > GOAL_END_MS,
         "delay grows": level["growth_ms"] > GROWTH_MS,
         "the generator itself was late": late is not None and late > LATE_MS,

@@ -51,7 +51,10 @@ class ServerError(SessionFailed):
 
 @dataclass(frozen=True)
 class Request:
-    """Where to connect and what to ask for. `sample_rate` is that of the chunks, in Hz; `language` a code: fr."""
+    """Where to connect and what to ask for. `sample_rate` is that of the chunks, in Hz; `language` a code: fr.
+
+    `prompt` says what the speech is about, `keyterms` are words that may come up in it.
+    """
 
     endpoint: str = DEFAULT_ENDPOINT
     api_key: str = DEFAULT_API_KEY
@@ -59,6 +62,9 @@ class Request:
     speech_model: str | None = None
     format_turns: bool = True
     language: str | None = None
+    language_detection: bool = False
+    prompt: str | None = None
+    keyterms: tuple[str, ...] = ()
 
     def url(self) -> str:
         """The endpoint with the parameters in its query. Raises SessionFailed if it is no WebSocket address."""
@@ -74,6 +80,14 @@ class Request:
             query["language_codes"] = json.dumps([self.language])
         elif self.language:
             query["language"] = self.language  # it chooses the model as well (protocol 7.3)
+        if self.language_detection:
+            query["language_detection"] = "true"
+        if self.prompt:
+            query["prompt"] = self.prompt
+        if self.keyterms:
+            query["keyterms_prompt"] = json.dumps(
+                self.keyterms, ensure_ascii=False
+            )  # never repeated (protocol 2.3)
         return urlunsplit(parts._replace(query="&".join(filter(None, (parts.query, urlencode(query))))))
 
 

@@ -31,9 +31,19 @@ def settled_and_pending(turn: dict[str, Any]) -> tuple[str, str]:
     return settled, pending
 
 
+def language(turn: dict[str, Any]) -> str:
+    """The language that a final was heard in, and how sure that is; "" where the session did not ask for it."""
+    code, confidence = turn.get("language_code"), turn.get("language_confidence")
+    if not code:
+        return ""
+    return f"{code} {confidence:.0%}" if isinstance(confidence, (int, float)) else str(code)
+
+
 def final_row(turn: dict[str, Any], delay_ms: float | None = None) -> Table:
     """A finished turn behind its time; `delay_ms` after its last word it was known to be finished."""
     text = Text(turn["transcript"], "bold")
+    if heard := language(turn):
+        text.append(f"  {heard}", "not bold green")
     if delay_ms is not None:
         text.append(f"  +{delay_ms:.0f} ms", "not bold dim")
     return _row(turn, text, "cyan")
@@ -118,6 +128,8 @@ class EveryChange:
             line = Text.assemble(
                 f"{received.at_s:7.2f} s  final    ", (turn["transcript"], "bold"), f"  [{start} - {end}]"
             )
+            if heard := language(turn):
+                line.append(f"  {heard}", "green")
         else:
             gap = " " if settled and pending else ""
             text = (f"({pending})", "dim italic") if pending else ""

@@ -9,7 +9,7 @@ run on, 75 a server of the vendor's was away for too long (start again); 130 on 
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +25,12 @@ EXIT_FAILED, EXIT_SETTINGS, EXIT_WEIGHTS, EXIT_LICENSE, EXIT_INTERRUPTED = 1, 2,
 
 CLIENTS, SERVERS, STOCK, DUES = "Speak to a server", "Run a server", "Models", "Licences and usage"
 
+
+def _example(*lines: str) -> str:
+    """An epilog that teaches by example."""
+    return "\n".join(("[bold]Examples[/]", *(f"  [cyan]{line}[/]" for line in lines)))
+
+
 app = typer.Typer(
     name="steno",
     help="Real-time speech to text on your own machines.\n\nBegin with [bold]steno demo[/], or start a server with "
@@ -35,7 +41,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # `main` tells what users can mend in one line; the rest is a traceback
 )
 models_app = typer.Typer(
-    help="Model weights on this machine: list, fetch, remove.", no_args_is_help=True, rich_markup_mode="rich"
+    help="Model weights on this machine: list, fetch, remove; and what a server has deployed: served.",
+    epilog=_example("steno models list", "steno models fetch whisper-base", "steno models served"),
+    no_args_is_help=True,
+    rich_markup_mode="rich",
 )
 app.add_typer(models_app, name="models", rich_help_panel=STOCK)
 app.add_typer(bench.app, name="bench", rich_help_panel=STOCK)
@@ -44,11 +53,6 @@ app.add_typer(dues.license_app, name="license", rich_help_panel=DUES)
 app.add_typer(dues.issuer_app, name="issuer", rich_help_panel=DUES)
 app.add_typer(dues.usage_app, name="usage", rich_help_panel=DUES)
 app.add_typer(dues.tracker_app, name="tracker", rich_help_panel=DUES)
-
-
-def _example(*lines: str) -> str:
-    """An epilog that teaches by example."""
-    return "\n".join(("[bold]Examples[/]", *(f"  [cyan]{line}[/]" for line in lines)))
 
 
 def _version(wanted: bool) -> None:
@@ -95,6 +99,16 @@ Language = Annotated[
         metavar="CODE", help="What is spoken, such as fr; without a model it chooses one that knows it."
     ),
 ]
+Prompt = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT", help="What the speech is about; for models that take one, such as universal-3-5-pro."
+    ),
+]
+Keyterms = Annotated[
+    list[str] | None,
+    typer.Option("--keyterm", metavar="TERM", help="A word or name that may come up; may be repeated."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print each server message as a line of JSON.")]
 Format = Annotated[
     bool, typer.Option("--format/--no-format", help="Ask for finished turns with punctuation and capitals.")
@@ -107,10 +121,11 @@ Format = Annotated[
         "steno transcribe talk.mp3",
         "steno transcribe talk.wav --fast > talk.txt",
         "steno transcribe discours.ogg --language fr",
+        "steno transcribe call.wav --keyterm Moonshine --keyterm 'Ada Lovelace'",
         "steno transcribe talk.flac --json | jq -r 'select(.end_of_turn) | .transcript'",
     ),
 )
-def transcribe(
+def transcribe(  # noqa: PLR0913 each is an option of the command
     file: Annotated[
         Path,
         typer.Argument(
@@ -119,8 +134,11 @@ def transcribe(
     ],
     endpoint: Endpoint = "ws://localhost:8080",
     api_key: ApiKey = "self-hosted",
+    *,
     speech_model: SpeechModel = None,
     language: Language = None,
+    prompt: Prompt = None,
+    keyterms: Keyterms = None,
     fast: Annotated[
         bool, typer.Option("--fast", help="Send as fast as the server takes it, not as spoken.")
     ] = False,
@@ -134,16 +152,20 @@ def transcribe(
     """
     from cli import transcribe as command
 
-    request = _request(endpoint, api_key, speech_model, format_turns, language)
+    hints = _hints(speech_model, language, prompt, keyterms)
+    request = _request(endpoint, api_key, format_turns, hints)
     command.run(file, request, fast, as_json, _output(), _notes())
 
 
 @app.command(rich_help_panel=CLIENTS, epilog=_example("steno mic", "steno mic --device 'USB' --json"))
-def mic(
+def mic(  # noqa: PLR0913 each is an option of the command
     endpoint: Endpoint = "ws://localhost:8080",
     api_key: ApiKey = "self-hosted",
+    *,
     speech_model: SpeechModel = None,
     language: Language = None,
+    prompt: Prompt = None,
+    keyterms: Keyterms = None,
     device: Annotated[
         str | None, typer.Option(metavar="NAME", help="Microphone: part of its name, or its number.")
     ] = None,
@@ -156,8 +178,9 @@ def mic(
     """
     from cli import mic as command
 
+    hints = _hints(speech_model, language, prompt, keyterms)
     command.run(
-        _request(endpoint, api_key, speech_model, format_turns, language),
+        _request(endpoint, api_key, format_turns, hints),
         device,
         as_json,
         _output(),
@@ -165,22 +188,34 @@ def mic(
     )
 
 
-@app.command(rich_help_panel=CLIENTS, epilog=_example("steno demo", "steno demo --file talk.mp3"))
+@app.command(
+    rich_help_panel=CLIENTS,
+    epilog=_example(
+        "steno demo", "steno demo --pools english", "steno demo --pools multilang --file discours.ogg"
+    ),
+)
 def demo(
     file: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", exists=True, dir_okay=False, readable=True, help="Another recording to play."
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            help="Another recording to play, in english unless --pools says otherwise.",
         ),
     ] = None,
+    pools: Annotated[
+        str, typer.Option(metavar="POOL,...", show_default="all", help="Pools to show, with commas between.")
+    ] = "",
 ) -> None:
-    """Start everything, play a recording into it, show the text and the delays, stop everything.
+    """Start everything, play a recording into each pool, show the text and the delays, stop everything.
 
     Fetches the weights first if they are missing. Nothing has to run before, nothing runs afterwards.
     """
     from cli import demo as command
 
-    command.run(file, _output())
+    command.run(file, _names(pools), _output())
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -231,8 +266,7 @@ def up(
     """
     from cli import up as command
 
-    names = [name.strip() for name in pools.split(",") if name.strip()]
-    command.run(port, names, host, redis_url, verbose, workers, _output())
+    command.run(port, _names(pools), host, redis_url, verbose, workers, _output())
 
 
 @app.command(rich_help_panel=SERVERS, epilog=_example("steno ingress", "steno ingress --settings"))
@@ -346,6 +380,31 @@ def models_fetch(
         up.fetch_weights(_notes())
 
 
+@models_app.command(
+    "served",
+    epilog=_example(
+        "steno models served", "steno models served --url wss://speech.example --api-key KEY --json"
+    ),
+)
+def models_served(
+    url: Annotated[
+        str,
+        typer.Option(
+            metavar="URL", envvar="STENO_ENDPOINT", help="Server to ask: ws(s)://... or http(s)://..."
+        ),
+    ] = "ws://localhost:8080",
+    api_key: ApiKey = "self-hosted",
+    as_json: Annotated[bool, typer.Option("--json", help="Print what the server says as JSON.")] = False,
+) -> None:
+    """Ask a running server which pools it has: models, licences, languages, and how many sessions fit.
+
+    Needs a key, where the server has any; a temporary token is not enough.
+    """
+    from cli import served
+
+    served.run(url, api_key, as_json, _output())
+
+
 @models_app.command("remove", epilog=_example("steno models remove moonshine-tiny-en"))
 def models_remove(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Models to delete.")],
@@ -359,12 +418,22 @@ def models_remove(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _request(
-    endpoint: str, api_key: str, speech_model: str | None, format_turns: bool, language: str | None
-) -> "Request":
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _request(endpoint: str, api_key: str, format_turns: bool, hints: dict[str, Any]) -> "Request":
     from cli.client import Request
 
-    return Request(endpoint, api_key, speech_model=speech_model, format_turns=format_turns, language=language)
+    return Request(endpoint, api_key, format_turns=format_turns, **hints)
+
+
+def _hints(
+    speech_model: str | None, language: str | None, prompt: str | None, keyterms: list[str] | None
+) -> dict[str, Any]:
+    """What helps the server to understand, as fields of a Request."""
+    told = {"speech_model": speech_model, "language": language, "prompt": prompt}
+    return {**told, "keyterms": tuple(keyterms or ())}
 
 
 def _output() -> "Console":

@@ -132,12 +132,17 @@ class Credentials:
 
     def mint(self, presented: str, wanted: TokenRequest, now_s: float) -> str:
         """A token for whoever presents this key. A token mints none. Raises ClientError 1008."""
-        mark = "" if self._keys is None else self._mark(self._find(presented))
-        if is_token(presented):
-            raise unauthorized("Invalid API key")
+        key = self.owner(presented)
+        mark = "" if key is None else self._mark(key)
         expires_at_s = int(now_s) + wanted.expires_in_seconds
         claims = Claims(mark, expires_at_s, wanted.max_session_duration_seconds)
         return mint(claims, self._secret, now_s)
+
+    def owner(self, presented: str) -> Key | None:
+        """The key that this is, or None where the door is open. A token is no key. Raises ClientError 1008."""
+        if is_token(presented):
+            raise unauthorized("Invalid API key")
+        return None if self._keys is None else self._find(presented)
 
     def _find(self, presented: str) -> Key:
         found = None

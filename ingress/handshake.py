@@ -27,6 +27,8 @@ from wire.speech_models import DEFAULT_MODEL
 SESSION_PATHS = frozenset({"/", "/v3/ws"})
 HEALTH_PATHS = frozenset({"/v3/ws/health", "/v3/health"})
 TOKEN_PATH = "/v3/token"  # noqa: S105 a path
+#: Not of the mirrored protocol, hence not below its /v3.
+MODELS_PATH = "/v1/models"
 
 #: Longest `AssemblyAI-Version` that is echoed in Begin.
 _MAX_VERSION = 32
@@ -40,7 +42,11 @@ class Route(Enum):
     SESSION = auto()
     HEALTH = auto()
     TOKEN = auto()
+    MODELS = auto()
     UNKNOWN = auto()
+
+
+_PAGES = {TOKEN_PATH: Route.TOKEN, MODELS_PATH: Route.MODELS}
 
 
 @dataclass(frozen=True)
@@ -96,8 +102,8 @@ def route(target: str) -> Route:
     path = target.partition("?")[0].rstrip("/") or "/"
     if path in SESSION_PATHS:
         return Route.SESSION
-    if path == TOKEN_PATH:
-        return Route.TOKEN
+    if path in _PAGES:
+        return _PAGES[path]
     return Route.HEALTH if path in HEALTH_PATHS else Route.UNKNOWN
 
 
@@ -136,10 +142,7 @@ def issue(
 ) -> tuple[HTTPStatus, dict[str, Any]]:
     """Answer a request for a temporary token: status and JSON (protocol 1.4). Here `Bearer KEY` will do as well."""
     wanted, faults = parse_request(dict(parse_qsl(target.partition("?")[2], keep_blank_values=True)))
-    presented = _named(headers).get("authorization", "")
-    scheme, _, rest = presented.partition(" ")
-    if scheme.lower() == "bearer":
-        presented = rest.strip()
+    presented = _key_in(headers)
     if not presented:
         faults.append(missing("header", "authorization"))
     if wanted is None or faults:
@@ -149,6 +152,31 @@ def issue(
     except ClientError as error:
         return HTTPStatus.UNAUTHORIZED, {"error": error.text}
     return HTTPStatus.OK, {"token": token, "expires_in_seconds": wanted.expires_in_seconds}
+
+
+def show(
+    headers: Iterable[tuple[str, str]], credentials: Credentials, page: Mapping[str, Any] | None
+) -> tuple[HTTPStatus, Mapping[str, Any]]:
+    """Answer who asks for `/v1/models`: status and JSON. `page` None: nothing is known yet.
+
+    It tells an operator's whole capacity, so it takes a key, as `/v3/token` does.
+    """
+    presented = _key_in(headers)
+    try:
+        if not presented:
+            raise unauthorized("Missing Authorization header")
+        credentials.owner(presented)
+    except ClientError as error:
+        return HTTPStatus.UNAUTHORIZED, {"error": error.text}
+    if page is None:
+        return HTTPStatus.SERVICE_UNAVAILABLE, {"error": "The server is not ready"}
+    return HTTPStatus.OK, page
+
+
+def _key_in(headers: Iterable[tuple[str, str]]) -> str:
+    presented = _named(headers).get("authorization", "")
+    scheme, _, rest = presented.partition(" ")
+    return rest.strip() if scheme.lower() == "bearer" else presented
 
 
 def _named(headers: Iterable[tuple[str, str]]) -> dict[str, str]:

@@ -47,7 +47,7 @@ from ingress.access import Access
 from ingress.certificates import certificates
 from ingress.credentials import Grant
 from ingress.dues import Dues
-from ingress.handshake import Accept, Load, Reject, Resume, Route, admit, issue, route
+from ingress.handshake import Accept, Load, Reject, Resume, Route, admit, issue, route, show
 from ingress.license import LicenseGate, license_failed
 from ingress.offers import Offers
 from ingress.outbox import RETRY_S, Outbox
@@ -263,7 +263,7 @@ class Ingress:
         return {"ssl": self._certificates.context, "ssl_handshake_timeout": self.settings.open_timeout_s}
 
     def _answer_http(self, connection: ServerConnection, request: Request) -> Response | None:
-        """Health checks, tokens and unknown paths; None goes on to a WebSocket.
+        """Health checks, tokens, what is served, and unknown paths; None goes on to a WebSocket.
 
         Other methods than GET never come here: the library does not parse them and closes the connection.
         """
@@ -278,6 +278,12 @@ class Ingress:
                 return _json(
                     connection, *issue(request.path, request.headers.raw_items(), credentials, now_s)
                 )
+            case Route.MODELS:
+                # Heard with the other pools' loads, at most POOLS_S ago: asking often costs Redis nothing.
+                default = self.settings.default_speech_model
+                page = self._pools.page(default, self._now()) if self._ready else None
+                asked = request.headers.raw_items()
+                return _json(connection, *show(asked, self._access.credentials, page))
             case _:
                 return connection.respond(HTTPStatus.NOT_FOUND, "Not found\n")
 
@@ -320,8 +326,9 @@ class Ingress:
                 await self._resume(connection, wanted)
             case Accept() as accepted:
                 params = accepted.params
-                if refusal := self._dues.refusal(params.pool) or await self._unserved(params):
-                    await self._turn_away(connection, refusal)
+                refusal = self._dues.refusal(params.pool) or await self._unserved(params)
+                if refusal or self._draining:  # perhaps only since Redis was asked
+                    await self._turn_away(connection, refusal or shutting_down())
                 else:
                     await self._serve(self._enrol(connection, accepted))
 
@@ -329,9 +336,9 @@ class Ingress:
         return self._access.credentials.grant(presented, time.time())
 
     async def _unserved(self, params: SessionParams) -> ClientError | None:
-        """Why nobody will take a session with these; before that is said, Redis is asked once more."""
-        error = self._pools.refusal(params.pool, params.speech_model, self._now())
-        if error is None:
+        """Why nobody will take a session with these; Redis is asked before that is said, and while nothing is known."""
+        known = self._pools.served(self._now())
+        if params.pool in known:
             return None
         await self._look_for_pools()
         return self._pools.refusal(params.pool, params.speech_model, self._now())
@@ -714,9 +721,12 @@ class Ingress:
 
     async def _look_for_pools(self) -> None:
         try:
-            self._pools.heard({pool: await self._bus.loads(pool) for pool in POOLS}, self._now())
+            loads = {pool: await self._bus.loads(pool) for pool in POOLS}
+            waiting = {pool: await self._bus.waiting(pool) for pool in POOLS}
         except BusUnavailable as error:
             self._missed_redis("loads", error)
+        else:
+            self._pools.heard(loads, self._now(), waiting)
 
     # ------------------------------------------------------------------------------------------- Redis comes and goes
 

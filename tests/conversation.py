@@ -18,6 +18,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from tests.speech import SAMPLE_RATE, chunks
+from wire.speech_models import MODELS, Family
+from workers.words import join
 
 Message = dict[str, Any]
 
@@ -152,25 +154,31 @@ TURN = {
     "type": str,
 }
 WORD = {"start": int, "end": int, "text": str, "confidence": float, "word_is_final": bool}
+LANGUAGE = {"language_code": str, "language_confidence": float}
+STARTED = {"timestamp": int, "confidence": float, "type": str}
 TERMINATION = {"audio_duration_seconds": int, "session_duration_seconds": int, "type": str}
 
 
 def assert_legal(frames: Iterable[str | bytes]) -> None:
-    """The frames are those of one whole session of the US family that ended well. Every rule of protocol 4 on them."""
+    """The frames are those of one whole session that ended well. Every rule of protocol 4 on them."""
     kept = list(frames)
     assert all(isinstance(frame, str) for frame in kept), "a binary frame"
     messages: list[Message] = [json.loads(frame) for frame in kept]
     assert all("error" not in message for message in messages)
     assert [message["type"] for message in (messages[0], messages[-1])] == ["Begin", "Termination"]
-    turns = messages[1:-1]
-    assert all(message["type"] == "Turn" for message in turns)
+    told = messages[1:-1]
+    turns = [message for message in told if message["type"] == "Turn"]
     _assert_shape(messages[0], BEGIN)
     _assert_shape(messages[-1], TERMINATION)
+    _assert_orders(turns)
+    _assert_times(turns)
+    if MODELS[messages[0]["configuration"]["model"]].family is Family.U3:
+        _assert_whole(told)
+        return
+    assert turns == told
     for turn in turns:
         _assert_turn(turn)
-    _assert_orders(turns)
     _assert_words_stand(turns)
-    _assert_times(turns)
 
 
 def _assert_shape(fields: Message, shape: Mapping[str, type]) -> None:
@@ -179,8 +187,12 @@ def _assert_shape(fields: Message, shape: Mapping[str, type]) -> None:
     assert list(fields)[-1] == list(shape)[-1], f"order of keys: {list(fields)}"
 
 
-def _assert_turn(turn: Message) -> None:
-    _assert_shape(turn, TURN)
+def _assert_shapes(turn: Message) -> None:
+    """A language may be told beside the rest, where an utterance or the turn ends (protocol 4.3)."""
+    language = {name: turn[name] for name in LANGUAGE if name in turn}
+    assert not language or turn["end_of_turn"] or turn["utterance"], turn
+    _assert_shape({name: value for name, value in turn.items() if name not in language}, TURN)
+    assert {name: type(value) for name, value in language.items()} in ({}, LANGUAGE)
     assert 0 <= turn["end_of_turn_confidence"] <= 1
     for word in turn["words"]:
         _assert_shape(word, WORD)
@@ -188,9 +200,37 @@ def _assert_turn(turn: Message) -> None:
         assert word["start"] < word["end"], f"zero length: {word}"
         assert word["text"], word
         assert word["text"] == word["text"].strip(), word
+
+
+def _assert_whole(told: list[Message]) -> None:
+    """The U3 family: each turn is announced once, right before its first message, and every message has it whole."""
+    announced = None
+    open_order = None
+    for message in told:
+        if message["type"] == "SpeechStarted":
+            _assert_shape(message, STARTED)
+            assert announced is None, f"announced twice: {message}"
+            assert 0 <= message["confidence"] <= 1
+            announced = message
+            continue
+        _assert_shapes(message)
+        assert (message["turn_order"] != open_order) == (announced is not None), f"not announced: {message}"
+        open_order, announced = message["turn_order"], None
+        ended = message["end_of_turn"]
+        assert {word["word_is_final"] for word in message["words"]} <= {ended}
+        assert message["transcript"] == join([word["text"] for word in message["words"]])
+        assert message["utterance"] == (message["transcript"] if ended else "")
+        assert message["end_of_turn_confidence"] == (1 if ended else 0)
+        assert message["turn_is_formatted"] or not ended
+        assert message["words"] or not ended, f"an empty final: {message}"
+    assert announced is None, f"announced and never told: {announced}"
+
+
+def _assert_turn(turn: Message) -> None:
+    _assert_shapes(turn)
     final = [word["text"] for word in turn["words"] if word["word_is_final"]]
     pending = turn["words"][len(final) :]
-    assert turn["transcript"] == " ".join(final), turn
+    assert turn["transcript"] == join(final), turn
     assert len(pending) <= 1, f"more than one pending word: {turn}"
     assert not any(word["word_is_final"] for word in pending), f"the pending word is not the last: {turn}"
     if turn["end_of_turn"]:

@@ -40,6 +40,7 @@ PURE = {
     "licensing/trust.py",
     "usage/batch.py",
     "workers/bpe.py",
+    "workers/completeness.py",
     "workers/convert_moonshine.py",
     "workers/convert_whisper.py",
     "workers/ct2_format.py",
@@ -51,9 +52,11 @@ PURE = {
     "workers/recognizer.py",
     "workers/seat.py",
     "workers/slots.py",
+    "workers/telling.py",
     "workers/turns.py",
     "workers/window.py",
     "workers/words.py",
+    "workers/u3pro/prompt.py",
     "cli/latencies.py",
 }
 TENSORS = {
@@ -70,6 +73,8 @@ TENSORS = {
     "workers/models/moonshine.py",
     "workers/models/whisper.py",
     "workers/english/recognizer.py",
+    "workers/multilang/recognizer.py",
+    "workers/u3pro/recognizer.py",
 }
 
 #: Room -> rooms it may import, itself apart. Services meet only in Redis.

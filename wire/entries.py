@@ -113,7 +113,8 @@ class Checkpoint:
 
     `turn_order` is the order of the next turn, `position` the first sample still needed, `entry_id` the stream id of
     the last audio entry that is not needed any more ("" if all are), `params` the session's parameters by then. The
-    `lead` samples before `position` are needed only to understand what follows: their words have been told.
+    `lead` samples before `position` are needed only to understand what follows: their words have been told. `said`: the
+    turns before, oldest first, where they are context of the next one: code of the language ("": not known), text.
     """
 
     turn_order: int
@@ -121,6 +122,7 @@ class Checkpoint:
     entry_id: str
     params: dict[str, Any]
     lead: int = 0
+    said: tuple[tuple[str, str], ...] = ()
 
 
 AudioEntry = AudioFrame | Control
@@ -247,33 +249,66 @@ def pack_checkpoint(checkpoint: Checkpoint) -> bytes:
         checkpoint.entry_id,
         checkpoint.params,
         checkpoint.lead,
+        checkpoint.said,
     )
 
 
 def unpack_checkpoint(data: bytes) -> Checkpoint:
-    """Raises EntryError. A worker of the release before knew of no lead."""
+    """Raises EntryError. Workers of releases before knew of no lead, and kept nothing of what was said."""
     fields = _unpack(data, Kind.CHECKPOINT)[1]
-    return Checkpoint(*_checked(fields if len(fields) > 4 else [*fields, 0], int, int, str, dict, int))
+    fields += [0, []][len(fields) - 4 :] if len(fields) >= 4 else []
+    order, position, entry_id, params, lead, said = _checked(fields, int, int, str, dict, int, list)
+    pairs = [_checked(pair, str, str) for pair in _checked(said, *[list] * len(said))]
+    return Checkpoint(order, position, entry_id, params, lead, tuple((code, text) for code, text in pairs))
+
+
+#: Most languages that a worker reports, letters of a code, and letters of what a model or a licence is called.
+MAX_LANGUAGES, MAX_CODE, MAX_TITLE = 200, 16, 500
 
 
 @dataclass(frozen=True)
 class WorkerLoad:
-    """What a worker tells admission and operators every few seconds; `deadline_s` is Unix time."""
+    """What a worker tells admission and operators every few seconds; `deadline_s` is Unix time.
+
+    `licence` is the model's, as its authors call it, "" where it is not known; `languages` are the codes of those that
+    it writes, empty where it does not tell.
+    """
 
     slots: int
     free: int
     backlog_ms: int
     deadline_s: int
     model: str
+    licence: str = ""
+    languages: tuple[str, ...] = ()
 
 
 def pack_load(load: WorkerLoad) -> bytes:
-    return _pack(Kind.LOAD, load.slots, load.free, load.backlog_ms, load.deadline_s, load.model)
+    """What is longer than readers accept is cut: a worker with a strange title must not be invisible."""
+    return _pack(
+        Kind.LOAD,
+        load.slots,
+        load.free,
+        load.backlog_ms,
+        load.deadline_s,
+        load.model[:MAX_TITLE],
+        load.licence[:MAX_TITLE],
+        [code for code in load.languages[:MAX_LANGUAGES] if len(code) <= MAX_CODE],
+    )
 
 
 def unpack_load(data: bytes) -> WorkerLoad:
-    """Raises EntryError."""
-    return WorkerLoad(*_checked(_unpack(data, Kind.LOAD)[1], int, int, int, int, str))
+    """Raises EntryError. Workers of the release before tell neither licence nor languages; later ones may tell more."""
+    told = _unpack(data, Kind.LOAD)[1]
+    told = [*told, "", []] if len(told) == 5 else told[:7]
+    fields = _checked(told, int, int, int, int, str, str, list)
+    *counts, model, licence, codes = fields
+    if max(len(model), len(licence)) > MAX_TITLE or len(codes) > MAX_LANGUAGES:
+        _refuse("a load with a very long name, or with very many languages")
+    if not all(isinstance(code, str) and len(code) <= MAX_CODE for code in codes):
+        _refuse("a load whose languages are not codes")
+    slots, free, backlog_ms, deadline_s = counts
+    return WorkerLoad(slots, free, backlog_ms, deadline_s, model, licence, tuple(codes))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ Clients name models of the mirrored product; a pool answers for every name of it
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from types import MappingProxyType
 from typing import Any
@@ -19,12 +19,16 @@ class Family(Enum):
 
 @dataclass(frozen=True)
 class SpeechModel:
-    """One name. `modes`: whether the presets of protocol 5.3 apply; `defaults`: field of SessionParams -> value."""
+    """One name. `modes`: whether the presets of protocol 5.3 apply; `defaults`: field of SessionParams -> value.
+
+    `patient`: in mode `max_accuracy` it waits as 3.6 does (protocol 5.2, rule 4).
+    """
 
     pool: str
     family: Family
     defaults: Mapping[str, Any]
     modes: bool = False
+    patient: bool = False
 
 
 #: mode -> field -> value (protocol 5.3).
@@ -38,6 +42,7 @@ DEFAULT_MODE = "balanced"
 _US = {"min_turn_silence": 400, "max_turn_silence": 1280, "vad_threshold": 0.4}
 _U3 = {"min_turn_silence": 100, "max_turn_silence": 1000, "vad_threshold": 0.3, "mode": DEFAULT_MODE}
 _UNIVERSAL_3 = SpeechModel("u3pro", Family.U3, {"vad_threshold": 0.2, "mode": DEFAULT_MODE}, modes=True)
+_UNIVERSAL_3_6 = replace(_UNIVERSAL_3, patient=True)
 _U3_RT_PRO = SpeechModel("u3pro", Family.U3, _U3)
 _MULTILINGUAL = SpeechModel("multilang", Family.US, _US)
 
@@ -53,8 +58,8 @@ MODELS: Mapping[str, SpeechModel] = MappingProxyType(
         "u3-rt-pro-beta-1": _U3_RT_PRO,
         "u3-rt-agent": _U3_RT_PRO,
         "universal-3-5-pro": _UNIVERSAL_3,
-        "universal-3-6-pro": _UNIVERSAL_3,
-        "universal-3-6": _UNIVERSAL_3,
+        "universal-3-6-pro": _UNIVERSAL_3_6,
+        "universal-3-6": _UNIVERSAL_3_6,
     }
 )
 

@@ -6,7 +6,8 @@ pool         leases: take, take over, renew, settle, give back
 engine       the step loop: read, plan, step, decide, publish
 seat         one leased session: where it is in the audio, what was told
 slots        who sits where, what chunk is next, whose result came back
-turns        endpointing: observations and hypotheses -> turns            (endpointing: its rules)
+turns        endpointing: observations and hypotheses -> turns          (endpointing: its rules, completeness: one more)
+telling      what a client is told of the open turn
 words        tokens -> words with times and confidence
 profanity    masks strong words
 recognizer   the contract between engine and models
@@ -20,4 +21,5 @@ bpe          vocabularies: tokens -> bytes, text -> tokens
 models/      one architecture per file
 english/     what the english pool serves
 multilang/   what the multilang pool serves
+u3pro/       what the u3pro pool serves
 """

@@ -11,7 +11,7 @@ Rows of one call are independent: each has its own audio, opening, forced prefix
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
@@ -28,7 +28,9 @@ from workers.words import repeats
 class Task:
     """One row. `audio` [n] float32 at 16 kHz; `prefix`: tokens that stand; `draft`: a guess at what follows them;
     `cap`: the most tokens after the prefix (more in a language that takes more, fewer where the model has no room);
-    `final`: its words will stand; `terms`: what is preferred where the audio supports it."""
+    `final`: its words will stand; `doubt`: where the model thinks with more than this probability that nobody speaks,
+    it is asked what it would believe without the text that came before; `terms`: what is preferred where the audio
+    supports it."""
 
     audio: Tensor
     prefix: Sequence[int] = ()
@@ -36,6 +38,7 @@ class Task:
     cap: int = 448
     hint: Hint = field(default_factory=Hint)
     final: bool = False
+    doubt: float = 1.0
     terms: Terms | None = None
 
 
@@ -43,7 +46,8 @@ class Task:
 class Transcript:
     """What follows the prefix. `probabilities` [len(tokens)]; `attention` [len(prefix) + len(tokens), frames], the
     alignment heads' summed cross-attention of every token; `end` is the probability of the end token after the last
-    (0 where the cap or the repetition guard ended it); `looped`: the repetition guard did."""
+    (0 where the cap or the repetition guard ended it); `looped`: the repetition guard did; `plain`: probabilities of
+    what the audio alone gives, where there was doubt whether it is speech: a text before it makes itself likely."""
 
     tokens: list[int]
     probabilities: NDArray[np.float32]
@@ -51,6 +55,7 @@ class Transcript:
     end: float
     opening: Opening
     looped: bool = False
+    plain: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,30 @@ def transcribe(model: EncoderDecoder, tasks: Sequence[Task]) -> list[Transcript]
     """
     with torch.inference_mode():
         heard = model.listen([task.audio for task in tasks], [task.final for task in tasks])
-        return _decode(model, tasks, heard)
+        told = _decode(model, tasks, heard)
+        doubtful = [
+            at
+            for at, (task, one) in enumerate(zip(tasks, told, strict=True))
+            if task.hint.before and one.opening.silence > task.doubt
+        ]
+        for at, plain in zip(doubtful, _without_before(model, tasks, told, heard, doubtful), strict=True):
+            told[at] = replace(told[at], plain=plain.probabilities)
+        return told
+
+
+def _without_before(
+    model: EncoderDecoder, tasks: Sequence[Task], told: Sequence[Transcript], heard: Heard, rows: list[int]
+) -> list[Transcript]:
+    """Transcripts of these rows by their audio alone."""
+    if not rows:
+        return []
+    hints = [replace(tasks[at].hint, before=(), ask=False, language=told[at].opening.language) for at in rows]
+    alone = [
+        replace(tasks[at], hint=hint, draft=told[at].tokens, terms=None)
+        for at, hint in zip(rows, hints, strict=True)
+    ]
+    chosen = torch.tensor(rows)
+    return _decode(model, alone, Heard(heard.states[chosen], heard.count[chosen], heard.spoken[chosen]))
 
 
 def _decode(model: EncoderDecoder, tasks: Sequence[Task], heard: Heard) -> list[Transcript]:

@@ -1,4 +1,4 @@
-"""When a turn ends: speech and silence, the open turn, and the three rules (protocol 5.1). All in audio time.
+"""When a turn ends: speech and silence, the open turn, and the rules (protocol 5.1, 5.2). All in audio time.
 
 Observations pass a gate and become spans of speech and silence. Every rule tells *when* it ends the turn, as a time in
 the audio; whether that lies in the past, because words came late, is of no concern to it.
@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wire.speech_models import MODELS, Family
+from workers.completeness import unfinished
 from workers.recognizer import Observation
-from workers.words import Word
+from workers.words import FULL_STOPS, Word
 
 #: Less speech than this since the last end of turn does not end a turn, unless it has words (protocol 5.1).
 MIN_SPEECH_MS = 80
+#: What a patient model waits on top of the shorter silence (protocol 5.2, rule 4).
+PATIENCE_MS = 100
 #: A shorter burst above the threshold is noise and interrupts no silence.
 MIN_BURST_MS = 50
 #: While someone speaks, speech goes on down to this much below the threshold, and never below the floor: the rule of
@@ -23,7 +26,12 @@ HYSTERESIS, HYSTERESIS_FLOOR = 0.15, 0.01
 
 @dataclass(frozen=True)
 class TurnRules:
-    """How a session wants its turns (protocol 2.2). `started_messages`: tell `SpeechStarted`, as the U3 family does."""
+    """How a session wants its turns (protocol 2.2).
+
+    `whole`: as the U3 family has them: announced by `SpeechStarted`, rewritten by every partial, ended by punctuation
+    (protocol 4.2, 4.3.2, 5.2). `hold`: share of the longest silence for which such a turn is held where it stops inside
+    a number, a spelling or an address.
+    """
 
     vad_threshold: float = 0.4
     min_turn_silence_ms: int = 400
@@ -33,23 +41,27 @@ class TurnRules:
     filter_profanity: bool = False
     language_detection: bool = False
     max_turn_ms: int = 60_000
-    started_messages: bool = False
+    whole: bool = False
+    hold: float = 1.0
 
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> "TurnRules":
         """From `SessionParams.for_worker()`. Raises KeyError.
 
-        The U3 family tells SpeechStarted and is always formatted (protocol 4.2, 4.3.3).
+        The U3 family is always formatted (protocol 4.3.3). Its newest member, where accuracy counts most, holds what is
+        unfinished for half as long, and waits a little longer for ordinary sentences (protocol 5.2, rule 4).
         """
         model = MODELS.get(params.get("speech_model", ""))
         is_u3 = model is not None and model.family is Family.U3
+        patient = model is not None and model.patient and params.get("mode") == "max_accuracy"
         return cls(
             vad_threshold=params["vad_threshold"],
-            min_turn_silence_ms=params["min_turn_silence"],
+            min_turn_silence_ms=params["min_turn_silence"] + (PATIENCE_MS if patient else 0),
             max_turn_silence_ms=params["max_turn_silence"],
+            hold=0.5 if patient else 1.0,
             end_of_turn_confidence_threshold=params["end_of_turn_confidence_threshold"],
             format_turns=params["format_turns"] or is_u3,
-            started_messages=is_u3,
+            whole=is_u3,
             filter_profanity=params.get("filter_profanity", False),
             language_detection=params.get("language_detection", False),
         )
@@ -177,12 +189,25 @@ def confident(at: Moment) -> int | None:
     """
     turn, threshold = at.turn, at.rules.end_of_turn_confidence_threshold
     wait_ms = at.rules.min_turn_silence_ms
+    if at.rules.whole:
+        return None
     if threshold == 0:
         return _first((pause, pause.from_ms + wait_ms) for pause in at.pauses)
     if turn.confidence <= threshold or not turn.words:
         return None
-    heard = [pause for pause in at.pauses if pause.from_ms <= turn.heard_ms]
-    return _first((pause, max(turn.heard_ms, pause.from_ms + wait_ms)) for pause in heard)
+    return _heard(at, wait_ms)
+
+
+def punctuated(at: Moment) -> int | None:
+    """The words are all heard and close a sentence, and the shorter silence has passed (protocol 5.2, rules 1 and 2).
+
+    Where they stop inside a number, a spelling or an address they are held for longer (rule 4).
+    """
+    words, rules = [word.text for word in at.turn.words], at.rules
+    if not rules.whole or not words or not words[-1].endswith(FULL_STOPS):
+        return None
+    held_ms = round(rules.hold * rules.max_turn_silence_ms) if unfinished(words) else 0
+    return _heard(at, max(rules.min_turn_silence_ms, held_ms))
 
 
 def silent(at: Moment) -> int | None:
@@ -200,13 +225,20 @@ def long(at: Moment) -> int | None:
     return turn.onset_ms + at.rules.max_turn_ms
 
 
+def _heard(at: Moment, wait_ms: int) -> int | None:
+    """The earliest end after so much silence, of the pauses before which the words have heard the speech to its end."""
+    heard_ms = at.turn.heard_ms
+    heard = [pause for pause in at.pauses if pause.from_ms <= heard_ms]
+    return _first((pause, max(heard_ms, pause.from_ms + wait_ms)) for pause in heard)
+
+
 def _first(ends: Iterable[tuple[Pause, int]]) -> int | None:
     """The earliest end that its pause has reached."""
     return min((end_ms for pause, end_ms in ends if end_ms <= pause.until_ms), default=None)
 
 
 #: Each tells at which time it ends the turn, None if it does not.
-RULES: tuple[Rule, ...] = (confident, silent, long)
+RULES: tuple[Rule, ...] = (confident, punctuated, silent, long)
 
 
 def end_ms(at: Moment) -> int | None:

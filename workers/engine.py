@@ -184,7 +184,8 @@ class Engine:
         metrics.BACKLOG_SECONDS.set(backlog_ms / 1000)
         deadline_s = int(time.time() + 3 * self._settings.report_s) + 1
         spec = self._recognizer.spec
-        load = WorkerLoad(spec.slots, self._slots.free, backlog_ms, deadline_s, spec.model)
+        told = (spec.model, spec.licence, spec.languages)
+        load = WorkerLoad(spec.slots, self._slots.free, backlog_ms, deadline_s, *told)
         await self._bus.report(self._pool.name, self._pool.worker, load)
 
     # ----------------------------------------------------------------------------------------------------- the loop

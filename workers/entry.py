@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: Pools of this release; each is a package `workers.<pool>` whose `recognizer` module has `build`.
-POOLS = ("english", "multilang")
+POOLS = ("english", "multilang", "u3pro")
 
 
 async def serve(pool: str, settings: WorkerSettings, drain: asyncio.Event, probe: Probe) -> None:

@@ -19,7 +19,7 @@ NO_FLUSH = -1
 
 @dataclass(frozen=True)
 class Spec:
-    """What a recognizer is. `hop_ms`: grain of observations.
+    """What a recognizer is. `hop_ms`: grain of observations; `languages`: codes of those it writes.
 
     A slot takes part in a step with whole chunks of `chunk_samples`: one when all is well, up to `catch_up` of them
     when steps take longer than chunks. Without that, one long step after another would let audio pile up for ever.
@@ -32,6 +32,7 @@ class Spec:
     hop_ms: int
     sample_rate: int = 16_000
     catch_up: int = 1
+    languages: tuple[str, ...] = ()
 
     @property
     def row_samples(self) -> int:
@@ -39,21 +40,36 @@ class Spec:
         return self.chunk_samples * self.catch_up
 
 
+#: A turn that is over: code of its language ("" where the model tells none), and its text.
+Said = tuple[str, str]
+
+
 @dataclass(frozen=True)
 class SlotOptions:
     """What a session asks of the model itself; turn rules stay with `turns.py`. A model ignores what it has no use for.
 
-    language   code of the only language spoken; None: listen for it
-    languages  codes of the languages that may be spoken, where `language` is None; empty: any
-    prompt     text that came before, for names and spellings
-    keyterms   words to be preferred where the audio supports them
+    language        code of the only language spoken; None: listen for it
+    languages       codes of the languages that may be spoken, where `language` is None; empty: any
+    keyterms        words to be preferred where the audio supports them
+    prompt          what the session is about, for names and spellings
+    agent_context   what the other side of the conversation said last
+    previous_turns  how many turns before the open one are its context, at most
+    said            the turns that ended by `said_to_ms`, oldest first; read when the slot is reset
+    first_ms        speech after which a turn's first words are told, ...
+    partial_ms      ... and audio between two later partials; 0: what suits the model
     """
 
     vad_threshold: float = 0.4
     language: str | None = None
     languages: tuple[str, ...] = ()
-    prompt: str = ""
     keyterms: tuple[str, ...] = ()
+    prompt: str = ""
+    agent_context: str = ""
+    previous_turns: int = 0
+    said: tuple[Said, ...] = ()
+    said_to_ms: int = 0
+    first_ms: int = 0
+    partial_ms: int = 0
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,21 @@ from workers.bpe import Encoder
 from workers.drafting import Task, Transcript, transcribe
 from workers.language import weigh
 from workers.models.decoder import EncoderDecoder, Hint
-from workers.recognizer import NO_FLUSH, Batch, Hypothesis, Observation, Spec
+from workers.recognizer import NO_FLUSH, Batch, Hypothesis, Observation, SlotOptions, Spec
 from workers.vad import HOP, SileroVAD
 from workers.window import SAMPLES_PER_MS, Window
-from workers.words import TOKENS_PER_S, Word, agreed, align, fit, spell, token_cap, twice
+from workers.words import (
+    FULL_STOPS,
+    TOKENS_PER_S,
+    Word,
+    agreed,
+    align,
+    fit,
+    heard_once,
+    spell,
+    token_cap,
+    twice,
+)
 
 #: Two hops: short enough to answer soon, long enough that a step's fixed cost does not show.
 CHUNK_SAMPLES = 2 * HOP
@@ -43,8 +54,8 @@ CATCH_UP = 16
 #: Speech ends below the threshold less this (Silero's own hysteresis).
 HYSTERESIS = 0.15
 
-#: Marks that close a sentence.
-FULL_STOPS = (".", "?", "!", *"\u3002\uff1f\uff01\u0964\u061f")  # the last five: Chinese, Hindi, Arabic
+#: Where first words are wanted early and the speech so far gave none, it is tried again so soon.
+RETRY_MS = 128
 
 #: An end-of-turn belief below this comes from words without a full stop (`end_of_turn`).
 OPEN_SENTENCE = 0.15
@@ -68,7 +79,8 @@ class Rules:
     budget_ms: int = 8_000  # audio decoded in one step; the first due slot is always served
     tokens_per_s: float = TOKENS_PER_S  # a decode that says more has lost the audio
     window_tokens: int = 1 << 20  # a window with more settled tokens is cut, too
-    cut_short: bool = False  # a decode that found no end is cut where it says something again
+    whole: bool = False  # no word of a turn settles while the turn is short enough to be decoded whole
+    cut_short: bool = False  # a decode is cut where it says again what the audio has once
     silence: float = 1.0  # nobody spoke, if the model thinks so with more than this probability ...
     doubt: float = 0.0  # ... and its tokens have less than this one, on average
     nonsense: float = 0.0  # nor if they have less than this, whatever the model thinks
@@ -90,7 +102,8 @@ def spec_of(name: str, licence: str, slots: int) -> Spec:
 class Redecoder:
     """A `Recognizer` around an encoder and decoder (`models/decoder.py`) and Silero VAD.
 
-    `encode` gives the tokens of a prompt, for models that take one.
+    `context` gives the tokens of what came before the open turn, out of the session's options and the texts of the
+    turns that are over; for models that take such tokens.
     """
 
     def __init__(
@@ -100,7 +113,7 @@ class Redecoder:
         vad: SileroVAD,
         pieces: Sequence[bytes],
         rules: Rules | None = None,
-        encode: Callable[[str], Sequence[int]] | None = None,
+        context: Callable[[SlotOptions, Sequence[str]], Sequence[int]] | None = None,
     ) -> None:
         self.spec = spec
         self.rules = rules or Rules()
@@ -109,9 +122,10 @@ class Redecoder:
         self._vad = vad
         self._vad_state = vad.state(spec.slots)
         self._pieces = pieces
-        self._encode = encode
+        self._context = context
         self._windows = [Window() for _ in range(spec.slots)]
-        self._vocabulary = Vocabulary(pieces, Encoder(pieces).encode, model.end_token)
+        # Where key terms are part of the context, a bonus on top makes them up.
+        self._vocabulary = None if context else Vocabulary(pieces, Encoder(pieces).encode, model.end_token)
         self._terms: list[Terms | None] = [None] * spec.slots  # of the window's options, compiled
 
     def warm_up(self) -> None:
@@ -143,13 +157,13 @@ class Redecoder:
         if batch.reset.any():
             self._vad.reset(self._vad_state, torch.from_numpy(batch.reset))
             for slot in np.flatnonzero(batch.reset).tolist():
-                self._windows[slot] = Window(origin_ms=int(batch.origin_ms[slot]))
+                said = batch.options[slot].said if slot in batch.options else ()
+                self._windows[slot] = Window(origin_ms=int(batch.origin_ms[slot]), said=[*said])
                 self._terms[slot] = None
         for slot, options in batch.options.items():
-            if options.keyterms != self._windows[slot].options.keyterms:
+            if self._vocabulary and options.keyterms != self._windows[slot].options.keyterms:
                 self._terms[slot] = self._vocabulary.compile(options.keyterms)
-            self._windows[slot].options = options
-            self._windows[slot].before = tuple(self._encode(options.prompt) if self._encode else ())
+            self._windows[slot].options, self._windows[slot].before = options, None
         for slot in np.flatnonzero(batch.samples).tolist():
             self._windows[slot].append(batch.audio[slot, : batch.samples[slot]])
         for slot in np.flatnonzero(batch.flush_ms != NO_FLUSH).tolist():
@@ -241,8 +255,11 @@ class Redecoder:
             return _Due(slot, 1, window.heard - window.last_speech, window.heard)
         since = window.heard - max(window.decoded_to, window.onset)
         # Nothing is shown of a sound that may still turn out to be a breath: the turn's first decode waits that long.
-        first = not window.told and not window.tail
-        wait_ms = max(self.rules.partial_ms, self.rules.breath_ms if first else 0)
+        wait_ms = window.options.partial_ms or self.rules.partial_ms
+        if not window.told and not window.tail:
+            tried = window.decoded_to > window.onset
+            first_ms = RETRY_MS if tried and window.options.first_ms else window.options.first_ms or wait_ms
+            wait_ms = first_ms if tried else max(first_ms, self.rules.breath_ms)
         if since >= wait_ms * SAMPLES_PER_MS:
             return _Due(slot, 2, since, window.heard)
         return None
@@ -288,16 +305,25 @@ class Redecoder:
         audio = torch.from_numpy(window.audio(window.start, item.end).copy())
         cap = max(4, token_cap(len(audio) / 16_000, self.rules.tokens_per_s) - len(window.prefix_tokens))
         prefix, draft = tuple(window.prefix_tokens), tuple(window.tail_tokens)
-        return Task(audio, prefix, draft, cap, self._hint(window), final=item.rank < 2)
+        hint, final = self._hint(window), item.rank < 2
+        return Task(audio, prefix, draft, cap, hint, final, self.rules.silence)
 
     def _hint(self, window: Window) -> Hint:
         """The language is the session's, or the turn's once it stands; what speaks for one before that is told."""
         belief, options = window.belief, window.options
         known = options.language or (belief.language if belief.stands or window.told else None)
-        prior = {} if known else belief.prior()
-        return Hint(
-            known, options.languages, prior, weigh(window.voiced_ms), window.before, ask=not window.told
-        )
+        prior, before = {} if known else belief.prior(), self._before(window, known)
+        return Hint(known, options.languages, prior, weigh(window.voiced_ms), before, ask=not window.told)
+
+    def _before(self, window: Window, known: str | None) -> tuple[int, ...]:
+        """What came before the open turn. Turns in another language than it seems to have would mislead."""
+        if self._context is None:
+            return ()
+        language = known or window.belief.language or window.belief.before or ""
+        if window.before is None or window.before[0] != language:
+            texts = [text for code, text in window.said if code == language]
+            window.before = (language, tuple(self._context(window.options, texts)))
+        return window.before[1]
 
     def _absorb(self, window: Window, item: _Due, transcript: Transcript) -> tuple[Word, ...]:
         """The new hypothesis replaces the tail; what it shares with the old one settles."""
@@ -309,8 +335,10 @@ class Redecoder:
         floor = window.prefix[-1].end_ms if window.prefix else window.ms(window.start)
         starts, ends = np.maximum(starts[settled:], floor), np.maximum(ends[settled:], floor)
         words = spell(self._pieces, transcript.tokens, starts, ends, transcript.probabilities)
+        if self.rules.cut_short:
+            words = heard_once(words)
         window.tail = fit(window.timed(words), floor, window.ms(item.end))
-        window.tail_tokens = list(transcript.tokens)
+        window.tail_tokens = list(transcript.tokens)[: sum(word.tokens for word in words)]
         window.decoded_to = item.end
         window.end_of_turn = end_of_turn(window.tail, transcript.end)
         if self._is_breath(window) or self._is_noise(transcript):
@@ -323,14 +351,17 @@ class Redecoder:
             sure -= 1
         if opening.languages and not (given or window.belief.stands):
             return ()  # in the wrong language, they would stand for ever
+        if self.rules.whole and not self._is_long(window):
+            return ()
         return window.settle(sure)
 
     def _is_noise(self, transcript: Transcript) -> bool:
         """Whether words were made of what is no speech: the model hardly believes them itself (Radford et al., 4.5)."""
-        rules = self.rules
+        rules, plain = self.rules, transcript.plain
         if not len(transcript.probabilities):
             return False
-        trust = math.exp(float(np.log(np.maximum(transcript.probabilities, 1e-9)).mean()))
+        probabilities = transcript.probabilities if plain is None else plain
+        trust = math.exp(float(np.log(np.maximum(probabilities, 1e-9)).mean()))
         return trust < rules.nonsense or (transcript.opening.silence > rules.silence and trust < rules.doubt)
 
     def _is_breath(self, window: Window) -> bool:
@@ -378,11 +409,19 @@ class Redecoder:
             return None
         return window.flush_ms
 
+    def _length_ms(self, window: Window) -> int:
+        return (window.decoded_to - window.start) // SAMPLES_PER_MS
+
+    def _is_long(self, window: Window) -> bool:
+        """Whether its beginning must go: too much audio, or too many settled words."""
+        tokens = len(window.prefix_tokens)
+        return self._length_ms(window) > self.rules.window_ms or tokens > self.rules.window_tokens
+
     def _shorten(self, window: Window) -> tuple[Word, ...]:
         """Cut a long window behind a settled word, in the widest gap. Returns words settled by force."""
-        length_ms, tokens = (window.decoded_to - window.start) // SAMPLES_PER_MS, len(window.prefix_tokens)
-        if length_ms <= self.rules.window_ms and tokens <= self.rules.window_tokens:
+        if not self._is_long(window):
             return ()
+        length_ms = self._length_ms(window)
         forced: tuple[Word, ...] = ()
         if length_ms > self.rules.limit_ms:
             forced = window.settle(len(window.tail))

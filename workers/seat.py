@@ -42,6 +42,12 @@ QUIET_LEAD_MS = 1_000
 #: Taking over begins at a whole multiple of this, so that the VAD's hops fall as they fell before.
 LEAD_GRAIN_MS = 32
 
+#: The U3 family tells a turn's first words after so much speech and the delay that the session wants, and news about
+#: every second, or as seldom as this (protocol 2.2, 4.3.2).
+EARLY_MS, RARE_MS = 256, 3_000
+#: Of what was said before so much is kept, in whole turns: more than any model's prompt holds.
+SAID_CHARACTERS = 2_000
+
 #: News of what was heard, and of silence, for sessions that asked for them (protocol 4.7, 4.8).
 PULSE_MS = 1_000
 
@@ -69,7 +75,8 @@ class Seat:
         self._done: tuple[str, Mapping[str, Any]] = (saved.entry_id, saved.params)
         self._lead_fed = False
         self._early: list[Word] = []  # of the open turn, settled before the lead was
-        self._saved_ms = self.ms(saved.position)
+        self._saved_ms = self._said_to_ms = self.ms(saved.position)
+        self._said, self._language = saved.said, ""
         # Where words begin that a lead may begin with.
         self._origin_ms = self.origin_ms
         self._begins: deque[int] = deque([self.origin_ms])
@@ -89,14 +96,35 @@ class Seat:
     @property
     def options(self) -> SlotOptions:
         """What the model itself has to know."""
-        codes = tuple(self.params.get("language_codes", ()))
-        return SlotOptions(
-            vad_threshold=float(self.params["vad_threshold"]),
+        params = self.params
+        codes = tuple(params.get("language_codes", ()))
+        options = SlotOptions(
+            vad_threshold=float(params["vad_threshold"]),
             language=codes[0] if len(codes) == 1 else None,
             languages=codes if len(codes) > 1 else (),
-            prompt=str(self.params.get("prompt", "")),
-            keyterms=tuple(self.params.get("keyterms_prompt", ())),
+            keyterms=tuple(params.get("keyterms_prompt", ())),
         )
+        if not self._is_u3:
+            return options
+        return replace(
+            options,
+            prompt=str(params.get("prompt", "")),
+            agent_context=str(params.get("agent_context", "")),
+            previous_turns=self._previous_turns,
+            said=self._said,
+            said_to_ms=self._said_to_ms,
+            first_ms=int(params.get("interruption_delay", 0)) + EARLY_MS,
+            partial_ms=0 if params.get("continuous_partials", True) else RARE_MS,
+        )
+
+    @property
+    def _is_u3(self) -> bool:
+        model = MODELS.get(self.params.get("speech_model", ""))
+        return model is not None and model.family is Family.U3
+
+    @property
+    def _previous_turns(self) -> int:
+        return int(self.params.get("previous_context_n_turns", 0)) if self._is_u3 else 0
 
     @property
     def tells_partials(self) -> bool:
@@ -149,6 +177,8 @@ class Seat:
     def heard(self, hypothesis: Hypothesis) -> Hypothesis:
         """What of the hypothesis is new: while the lead is heard again, nothing that was said before its end."""
         begin_ms, flushed_ms = self.leading_ms, hypothesis.flushed_ms
+        if flushed_ms is not None:
+            self._language = hypothesis.language or ""
         if begin_ms is None:
             return hypothesis
         hops = tuple(hop for hop in hypothesis.observations if hop.at_ms > begin_ms)
@@ -174,7 +204,15 @@ class Seat:
         while len(self._begins) > 1 and self._begins[1] <= end_ms - LEAD_MS:
             self._begins.popleft()
         from_ms = max(self._begins[0], end_ms - LONGEST_LEAD_MS)
+        self._remember(turn.transcript)
         return Publication(self.lease, (event,), self.checkpoint(turn.turn_order + 1, end_ms, from_ms))
+
+    def _remember(self, text: str) -> None:
+        """The turn's text is context of the turns that follow, for whoever takes over too."""
+        said = [*self._said, (self._language, text)][-self._previous_turns :] if self._previous_turns else []
+        while len(said) > 1 and sum(len(text) for _, text in said[1:]) > SAID_CHARACTERS:
+            del said[0]
+        self._said = tuple(said)
 
     def message(self, started: SpeechStarted) -> Publication:
         """The onset of speech, for pools that tell it."""
@@ -193,8 +231,7 @@ class Seat:
         return told
 
     def _silence(self, at_ms: int) -> list[Publication]:
-        model = MODELS.get(self.params.get("speech_model", ""))
-        wanted = self.params.get("acknowledge_silence") and model is not None and model.family is Family.U3
+        wanted = self.params.get("acknowledge_silence") and self._is_u3
         if not wanted or self.tracker.state is not State.LISTENING:
             self._quiet_ms = None
             return []
@@ -220,7 +257,8 @@ class Seat:
         while self._marks and self._marks[0][0] <= first:
             _, entry_id, params = self._marks.popleft()
             self._done = (entry_id.decode(), params)
-        return Checkpoint(turn_order, position, self._done[0], dict(self._done[1]), position - first)
+        lead = position - first
+        return Checkpoint(turn_order, position, self._done[0], dict(self._done[1]), lead, self._said)
 
     def _event(self, event: Event, turn_order: int = -1, final: bool = False, text: str = "") -> SessionEvent:
         number, self._sequence = self._sequence, self._sequence + 1

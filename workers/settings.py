@@ -9,7 +9,7 @@ from pydantic import AliasChoices, Field, field_validator
 from wire.service import ServiceSettings
 
 #: What a pool serves unless its operator names something else: embedded models.
-MODELS = {"english": "moonshine-tiny-en", "multilang": "whisper-base"}
+MODELS = {"english": "moonshine-tiny-en", "multilang": "whisper-base", "u3pro": "whisper-base"}
 
 
 class WorkerSettings(ServiceSettings):

@@ -12,22 +12,23 @@ All time is audio time. How audio was cut into chunks, how late an answer came a
    the final told: no word is pending at the end of a turn. What arrives in between waits in a queue, behind the spans
    that lie after `at`, and is heard by the next turn as if it came then.
 
+What the client is told of a turn is made in `telling.py`.
+
 A turn is open (SPEAKING or TRAILING) as soon as there is speech or a word. A turn that turns out to have no word, a
 cough, is dropped without a message, and its order is used again.
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import pairwise
 
 from wire.messages import SpeechStarted, Turn
-from wire.messages import Word as TurnWord
+from workers import telling
 from workers.endpointing import MIN_SPEECH_MS, Moment, OpenTurn, Pause, Span, SpeechGate, TurnRules, end_ms
-from workers.profanity import masked
 from workers.recognizer import Hypothesis
-from workers.words import Word, join, unformatted
+from workers.words import Word
 
 __all__ = ["Effect", "Finished", "Flush", "SpeechStarted", "State", "Turn", "TurnRules", "TurnTracker"]
 
@@ -278,7 +279,8 @@ class TurnTracker:
             if turn.onset_ms is None:
                 turn.onset_ms = turn.words[0].start_ms
             self._move(Move.WORDS)
-        return bool(told.settled) or self._pending() != turn.pending
+        fresh = bool(told.settled) and not self._rules.whole
+        return fresh or self._pending() != turn.pending
 
     def _hear_language(self, told: _Told) -> None:
         """A language that the client gave is told as certain: nobody listened for another."""
@@ -364,41 +366,29 @@ class TurnTracker:
 
     # ---- messages
 
-    def _text(self, word: Word) -> str:
-        turn = self._turn
-        if turn.formatted is None:
-            turn.formatted, turn.masking = self._rules.format_turns, self._rules.filter_profanity
-        text = word.text if turn.formatted else unformatted(word.text)
-        return masked(text) if turn.masking else text
-
     def _pending(self) -> str | None:
-        return self._text(self._turn.tail[0]) if self._turn.tail else None
-
-    def _join(self, words: Iterable[Word]) -> str:
-        return join([*map(self._text, words)])
+        return telling.pending(self._turn, self._rules)
 
     def _utterance(self) -> str:
         """The words of the utterance that just ended: those not told in an earlier one, the tail included.
 
-        Told once for each pause, when the words have heard it begin; later than the pause, if they come later.
+        Told once for each pause, when the words have heard it begin; later than the pause, if they come later. A turn
+        that is told whole is shown at a pause that might have ended it (protocol 5.2, rule 2).
         """
         turn, pauses = self._turn, self._silences()
         if self.state is not State.TRAILING or not pauses or turn.heard_ms < pauses[-1].from_ms:
             return ""
-        end = max(turn.heard_ms, pauses[-1].from_ms + UTTERANCE_PAUSE_MS)
+        wait_ms = self._rules.min_turn_silence_ms if self._rules.whole else UTTERANCE_PAUSE_MS
+        end = max(turn.heard_ms, pauses[-1].from_ms + wait_ms)
         words = [word for word in turn.words if word.start_ms >= turn.told_ms]
         if end > self._now_ms or not words:
             return ""
         turn.told_ms = end
-        return self._join(words)
+        return telling.text(turn, self._rules, words)
 
     def _show(self, utterance: str) -> list[Effect]:
-        """A partial: settled words, and at most one more."""
-        turn = self._turn
-        words = [self._word(word, True) for word in turn.settled]
-        words += [self._word(word, False) for word in turn.tail[:1]]
-        turn.pending = self._pending()
-        return self._message(words, utterance, end_of_turn=False)
+        self._turn.pending = self._pending()
+        return self._announced(telling.partial(self._turn, self._rules, self.order, utterance))
 
     def _final(self) -> list[Effect]:
         """The final; nothing for a turn without a word, save that a word once shown is taken back."""
@@ -406,38 +396,14 @@ class TurnTracker:
         turn.tail = ()
         if not turn.settled:
             return self._show("") if turn.pending is not None else []
-        utterance = self._join(word for word in turn.settled if word.start_ms >= turn.told_ms)
-        effects = self._message(
-            [self._word(word, True) for word in turn.settled], utterance, end_of_turn=True
-        )
+        effects = self._announced(telling.final(turn, self._rules, self.order))
         self.order += 1
         return effects
 
-    def _language(self, *, told: bool) -> tuple[str | None, float | None]:
-        """Code and confidence, where the protocol has them (4.3) and the client wants them."""
+    def _announced(self, message: Turn) -> list[Effect]:
+        """The first message of a turn of the U3 family comes behind `SpeechStarted` (protocol 4.2)."""
         turn = self._turn
-        if not told or not self._rules.language_detection or turn.language is None:
-            return None, None
-        return turn.language, turn.language_confidence
-
-    def _word(self, word: Word, final: bool) -> TurnWord:
-        return TurnWord(word.start_ms, word.end_ms, self._text(word), word.confidence, final)
-
-    def _message(self, words: list[TurnWord], utterance: str, *, end_of_turn: bool) -> list[Effect]:
-        turn = self._turn
-        transcript = join([word.text for word in words if word.word_is_final])
-        formatted = self._rules.format_turns if turn.formatted is None else turn.formatted
-        message = Turn(
-            self.order,
-            formatted,
-            end_of_turn,
-            transcript,
-            turn.confidence,
-            tuple(words),
-            utterance,
-            *self._language(told=end_of_turn or bool(utterance)),
-        )
-        if turn.started or not self._rules.started_messages:
+        if turn.started or not self._rules.whole:
             return [message]
         turn.started = True
         return [SpeechStarted(turn.onset_ms or 0, turn.onset_speech), message]

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.language import Belief
-from workers.recognizer import NO_FLUSH, SlotOptions
-from workers.words import MIN_WORD_MS, Word
+from workers.recognizer import NO_FLUSH, Said, SlotOptions
+from workers.words import MIN_WORD_MS, Word, join
 
 SAMPLES_PER_MS = 16
 #: Audio kept before the first word of a context.
@@ -49,7 +49,9 @@ class Window:
     context: int = 0  # words at the front of the prefix that belong to the turn before
     turn_from: int = 0  # where the open turn begins
     belief: Belief = field(default_factory=Belief)  # which language the open turn is in
-    before: tuple[int, ...] = ()  # tokens of the options' prompt
+    words: list[Word] = field(default_factory=list)  # of the open turn, settled
+    said: list[Said] = field(default_factory=list)  # the turns before, as many as are context
+    before: tuple[str, tuple[int, ...]] | None = None  # a language, and tokens of what came before in it
     _audio: NDArray[np.float32] = field(default_factory=lambda: np.zeros(16_000, np.float32))
     _length: int = 0
 
@@ -135,6 +137,7 @@ class Window:
         settled = self.tail[:count]
         tokens = sum(word.tokens for word in settled)
         self.prefix += settled
+        self.words += settled
         self.prefix_tokens += self.tail_tokens[:tokens]
         del self.tail[:count], self.tail_tokens[:tokens]
         return tuple(settled)
@@ -151,6 +154,7 @@ class Window:
         Up to `context_ms` of the turn that ended stay, audio and words, as context: a short turn alone can be
         written in many ways ("fail", "fare", "fair"), and what was said before it decides.
         """
+        self._remember(at_ms)
         ended = sum(word.start_ms < at_ms for word in self.prefix)
         old = sum(word.start_ms < at_ms - context_ms for word in self.prefix[:ended])
         begin_ms = self.prefix[old].start_ms if old < ended else at_ms
@@ -167,6 +171,15 @@ class Window:
         self.onset = max(self.onset, self.turn_from)
         if self.last_speech <= self.turn_from:
             self.last_speech = 0
+
+    def _remember(self, at_ms: int) -> None:
+        """The words before `at_ms` become the text of a turn that was said, unless the options told of it already."""
+        words = [word.text for word in self.words if word.start_ms < at_ms]
+        del self.words[: len(words)]
+        if words and at_ms > self.options.said_to_ms:
+            self.said.append((self.belief.language or "", join(words)))
+            self.before = None
+        del self.said[: max(0, len(self.said) - self.options.previous_turns)]
 
     def drop_context(self) -> None:
         """What was said before is too long ago to help."""

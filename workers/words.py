@@ -19,6 +19,10 @@ from numpy.typing import NDArray
 #: No word is shorter: the grain of Whisper's and Moonshine's encoders is 20 to 24 ms, clients want start < end.
 MIN_WORD_MS = 20
 
+#: Marks that close a sentence, in the scripts of all languages served (protocol 5.2): Latin, Chinese and
+#: Japanese, Hindi, Arabic, Urdu.
+FULL_STOPS = (".", "?", "!", *"\u3002\uff1f\uff01\u0964\u061f\u06d4")
+
 #: Tokens a decoder may spend per second of audio (the rule of Moonshine's authors), and on however little audio.
 TOKENS_PER_S = 6.5
 MIN_TOKENS = 8
@@ -40,6 +44,9 @@ HEARD_SHARE = 0.25
 
 #: A phrase said twice in a row, of at least so many tokens, up to where a decode ran out of its cap.
 TWICE_TOKENS, LONGEST_TWICE = 5, 60
+
+#: A text is made up if so many of its words, and this share of them, find no time in the audio.
+MADE_UP_WORDS, MADE_UP_SHARE = 3, 0.7
 
 #: Scripts without spaces: Han with its signs, kana, the fullwidth forms ...
 _CJK = "\u2e80-\u2fdf\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
@@ -276,6 +283,44 @@ def _bare(text: str) -> str:
 def token_cap(audio_s: float, per_s: float = TOKENS_PER_S) -> int:
     """Most tokens that `audio_s` seconds of speech can hold; past it the decoder invents."""
     return max(MIN_TOKENS, math.ceil(audio_s * per_s))
+
+
+def heard_once(words: Sequence[Word]) -> list[Word]:
+    """The words that the audio holds; their tokens are the first ones of what they were spelled from.
+
+    Those at the end that say again what stands before them, where either of the two finds no time to be said in, come
+    from the text before: what is kept has the times of the one that does. Where hardly any word finds time, all do.
+    """
+    kept = list(words)
+    while again := next((n for n in range(1, len(kept) // 2 + 1) if _is_echo(kept[-2 * n :])), 0):
+        said, echo = kept[-2 * again : -again], kept[-again:]
+        if _hurried(echo) < _hurried(said):
+            said = [
+                replace(one, start_ms=other.start_ms, end_ms=other.end_ms)
+                for one, other in zip(said, echo, strict=True)
+            ]
+        kept[-2 * again :] = said
+    hurried = _hurried(kept)
+    return [] if hurried >= MADE_UP_WORDS and hurried >= MADE_UP_SHARE * len(kept) else kept
+
+
+def _is_echo(words: Sequence[Word]) -> bool:
+    """Whether the second half is the first again, and half of either takes no time."""
+    half = len(words) // 2
+    said, again = words[:half], words[half:]
+    same = all(
+        unformatted(one.text) == unformatted(other.text) for one, other in zip(said, again, strict=True)
+    )
+    return same and 2 * max(_hurried(said), _hurried(again)) >= half
+
+
+def _hurried(words: Sequence[Word]) -> int:
+    return sum(map(_is_hurried, words))
+
+
+def _is_hurried(word: Word) -> bool:
+    """Attention did not rest on it for more than a frame or two."""
+    return word.end_ms - word.start_ms <= MIN_WORD_MS
 
 
 def twice(tokens: Sequence[int]) -> int | None:

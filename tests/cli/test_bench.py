@@ -41,6 +41,13 @@ def test_pools_without_key_terms_are_refused() -> None:
     assert "klingon" in found.output
 
 
+@pytest.mark.parametrize("command", ["worker", "accuracy"])
+def test_a_pool_that_nobody_serves_is_told(command) -> None:
+    found = bench(command, "--pool", "klingon")
+    assert found.exit_code != 0
+    assert "no such pool: klingon" in str(found.exception)
+
+
 @pytest.mark.weights
 def test_a_short_run_prints_json_and_leaves_it_with_a_picture(tmp_path) -> None:
     found = bench("worker", "--sessions", "1", "--seconds", "2", "--json", "--out", str(tmp_path))
@@ -56,7 +63,7 @@ def test_a_short_run_prints_json_and_leaves_it_with_a_picture(tmp_path) -> None:
 def test_a_short_run_prints_a_table(tmp_path) -> None:
     found = bench("worker", "--sessions", "1", "--seconds", "2", "--out", str(tmp_path))
     assert found.exit_code == 0, found.output
-    assert "live sessions (goal: 8)" in found.output
+    assert "live sessions (goal: 8, p95 of finals at most 1000 ms)" in found.output
     assert "worker.png" in found.output
 
 

@@ -49,6 +49,15 @@ def test_each_session_speaks_in_an_order_of_its_own_and_always_the_same() -> Non
 
 
 @pytest.mark.weights
+def test_each_recording_tells_its_language() -> None:
+    clips = recordings(("fr", "ja"))
+    assert [(clip.language, clip.name) for clip in clips][:2] == [("fr", "pangrama"), ("fr", "comptage")]
+    assert {clip.language for clip in clips} == {"fr", "ja"}
+    assert all(clip.reference for clip in clips)
+    assert sum(len(phrases(clip)) for clip in clips) >= 6
+
+
+@pytest.mark.weights
 def test_the_recordings_hold_speech_and_words() -> None:
     clips = {clip.name: clip for clip in recordings()}
     assert clips["hello_world"].reference == "Hello world."

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from cli import bench_names
-from cli.bench_accuracy import normalised
 from cli.bench_machine import ToolMissing
 from cli.bench_names import OTHERS, SAID, SENTENCES, VOICES, program, spoken
+from cli.bench_words import normalised
 from tests.speech import TRANSCRIPTS
 from wire.params import MAX_KEYTERMS
 

@@ -33,11 +33,13 @@ def test_delays(tmp_path, measured) -> None:
 
 def test_accuracy(tmp_path) -> None:
     clips: list[dict[str, object]] = [
-        {"name": "known", "reference": "words", "streamed_wer": 1.0, "whole_wer": 0.0},
-        {"name": "unknown", "reference": None, "streamed_wer": None, "whole_wer": None},
+        {"name": "known", "language": "en", "reference": "words", "streamed_wer": 1.0, "whole_wer": 0.0},
+        {"name": "other", "language": "zh", "reference": "words", "streamed_wer": 1.0, "whole_wer": 0.0},
+        {"name": "unknown", "language": "en", "reference": None, "streamed_wer": None, "whole_wer": None},
     ]
-    bench_picture.accuracy(clips, "title", tmp_path / "accuracy.png")
-    assert (tmp_path / "accuracy.png").read_bytes().startswith(SIGNATURE)
+    for chosen in (clips, clips[:1]):
+        bench_picture.accuracy(chosen, "title", tmp_path / "accuracy.png")
+        assert (tmp_path / "accuracy.png").read_bytes().startswith(SIGNATURE)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import pytest
 
 from cli import bench_worker
 from cli.bench_figures import Answer
+from cli.bench_pools import BENCHES
 
 
 def answer(end_s: float, final_ms: float | None = 500.0, gap_ms: float = 600.0) -> Answer:
@@ -39,8 +40,15 @@ def test_what_makes_a_level_fall_short(level, reason) -> None:
     assert not level["holds"]
 
 
+def test_each_pool_has_goals_of_its_own() -> None:
+    slow = [[answer(n, final_ms=1_400, gap_ms=9_000) for n in range(9)]]
+    assert bench_worker.judged(1, slow, [1.0], (), (), BENCHES["multilang"])["holds"]
+    assert bench_worker.judged(1, slow, [1.0], ())["falls_short"] == ["finals too late", "partials too rare"]
+
+
 def test_parameters_reach_the_address() -> None:
-    assert bench_worker.endpoint("ws://localhost:1", a=0.4, b=160) == "ws://localhost:1/?a=0.4&b=160"
+    asked = bench_worker.endpoint("ws://localhost:1", a=0.4, b=160, speech_model="whisper-rt")
+    assert asked == "ws://localhost:1/?a=0.4&b=160&speech_model=whisper-rt"
 
 
 @pytest.mark.weights
@@ -53,3 +61,16 @@ def test_the_real_stack_is_measured() -> None:
     assert level["cores"]["english"] > 0
     assert level["end_max_ms"] > 0
     assert result["holds"] in (0, 2)
+
+
+@pytest.mark.weights
+@pytest.mark.timeout(120)
+def test_another_pool_is_measured_alone_and_in_its_languages() -> None:
+    result = bench_worker.run([1], 4, lambda _: None, pool="multilang")
+    (level,) = result["levels"]
+    assert level["errors"] == []
+    assert level["final_p50_ms"] > 160
+    assert level["cores"]["multilang"] > 0
+    assert "english" not in level["cores"]
+    assert result["settings"]["speech_model"] == "universal-streaming-multilingual"
+    assert result["goals"] == {"sessions": 4, "final_p95_ms": 1_500.0, "gap_p95_ms": None}

@@ -6,12 +6,13 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import pytest
 
 from cli import client
 from cli.client import Received, Request, ServerError, SessionFailed
+from wire.params import parse_query
 
 CHUNK = bytes(1_600)  # 50 ms
 
@@ -63,6 +64,18 @@ def test_what_the_server_is_asked(partner, scripts) -> None:
 def test_a_language_chooses_the_model_unless_one_is_named(model, asked) -> None:
     query = parse_qs(urlsplit(Request(language="fr", speech_model=model).url()).query)
     assert query == {"sample_rate": ["16000"], "format_turns": ["true"]} | asked
+
+
+def test_hints_reach_the_server_as_it_reads_them() -> None:
+    terms = ("Ada Lovelace", 'a "quoted" one', "Grüße & Co.")
+    request = Request(
+        speech_model="universal-3-5-pro", prompt="A lecture?", keyterms=terms, language_detection=True
+    )
+    read = parse_query(parse_qsl(urlsplit(request.url()).query))
+    assert (read.prompt, read.keyterms_prompt, read.language_detection) == ("A lecture?", terms, True)
+    assert not {"prompt", "keyterms_prompt", "language_detection"} & set(
+        parse_qs(urlsplit(Request().url()).query)
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from rich.console import Console
 from cli import demo
 from cli.client import Session
 from cli.latencies import Latencies
+from cli.scenes import SCENES
+from wire.errors import SettingsError
 
 DATA = Path(__file__).parent.parent / "data"
 
@@ -35,18 +37,39 @@ def test_a_long_recording_is_played_up_to_the_pause() -> None:
     assert seconds == pytest.approx(2.0 + demo.SILENCE_MS / 1000)
 
 
-def test_figures_say_what_was_measured() -> None:
+def played(session: Session, factor: float) -> demo.Played:
+    return demo.Played(SCENES[0], session, factor * session.audio_s)
+
+
+def test_figures_say_what_was_measured_and_of_which_pool() -> None:
     session = Session(
         0.0, 12.3, latencies=Latencies(0.0, 6.7, first_partial_ms=[500.0], final_ms=[480.0, 520.0])
     )
-    text = told(demo.print_figures, session, 0.12)
-    for figure in ("12 s of audio", "7 ms", "500 ms", "500 ms (median of 2; 480 to 520)", "0.12"):
+    text = told(demo.print_figures, played(session, 0.12))
+    for figure in ("english", "12 s of audio", "7 ms", "500 ms (median of 2; 480 to 520)", "0.12"):
         assert figure in text
     assert "keep up" not in text
 
 
 def test_a_machine_that_was_too_busy_is_told() -> None:
-    assert "keep up" in told(demo.print_figures, Session(0.0, 12.3), 1.7)
+    assert "keep up" in told(demo.print_figures, played(Session(0.0, 12.3), 1.7))
+
+
+def test_a_session_that_ended_before_its_first_sound_has_figures_too() -> None:
+    assert "0.00" in told(demo.print_figures, played(Session(0.0, 0.0), 0.0))
+
+
+def test_a_prompt_and_key_terms_are_told() -> None:
+    scene = next(scene for scene in SCENES if scene.pool == "u3pro")
+    assert list(demo._asked(scene)) == [
+        "prompt: A reading of Worstward Ho by Samuel Beckett.",
+        "key terms: Fail better",
+    ]
+
+
+def test_a_pool_that_nobody_serves_is_told_before_anything_is_fetched() -> None:
+    with pytest.raises(SettingsError, match="no such pool: klingon"):
+        demo.run(None, ["klingon"], Console(quiet=True))
 
 
 def test_the_way_on_is_told_and_the_client_can_be_copied() -> None:

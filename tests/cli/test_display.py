@@ -104,6 +104,18 @@ def test_a_terminal_can_show_how_long_after_its_last_word_a_turn_was_finished(sc
     assert "+512 ms" in text(made)
 
 
+def test_a_final_tells_its_language_where_that_was_asked_for(scripts) -> None:
+    turn = scripts.turn(0, [scripts.word("Bonjour.", 100, 300)], end=True)
+    turn |= {"language_code": "fr", "language_confidence": 0.987}
+    received = Received(json.dumps(turn), turn, 0.8)
+    log, terminal = console(), console(force_terminal=True, color_system=None)
+    EveryChange(log)(received)
+    with LiveDisplay(terminal) as live:
+        live(received)
+    assert "Bonjour.  [00:00.1 - 00:00.3]  fr 99%" in text(log)
+    assert "Bonjour.  fr 99%" in text(terminal)
+
+
 def test_a_long_turn_is_folded_beside_its_time(scripts) -> None:
     made = console(force_terminal=True, color_system=None)
     turn = scripts.turn(0, [scripts.word("word", 100 * i, 100 * i + 50) for i in range(40)], end=True)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import soundfile
@@ -50,9 +51,15 @@ def test_help_loads_nothing_heavy() -> None:
 def test_each_help_has_a_meaning_and_an_example(command) -> None:
     found = CliRunner().invoke(app, [command, "--help"])
     assert found.exit_code == 0
-    if command != "models":
-        assert "Examples" in found.output
-        assert f"steno {command}" in found.output
+    assert "Examples" in found.output
+    assert f"steno {command}" in found.output
+
+
+def test_the_help_of_models_teaches_every_one_of_its_commands() -> None:
+    found = CliRunner().invoke(app, ["models", "--help"])
+    assert all(f" {command} " in found.output for command in ("list", "fetch", "served", "remove"))
+    found = CliRunner().invoke(app, ["models", "served", "--help"])
+    assert "steno models served --url" in found.output
 
 
 def test_version() -> None:
@@ -113,6 +120,13 @@ def test_no_server_exits_with_1_and_tells_what_to_run(free_port) -> None:
     assert "Traceback" not in found.stderr
 
 
+def test_no_server_to_ask_exits_with_1_and_tells_what_to_run(free_port) -> None:
+    found = steno("models", "served", "--url", f"ws://127.0.0.1:{free_port()}")
+    assert found.returncode == 1
+    assert "steno up" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
 def test_a_refusal_exits_with_1_and_tells_the_server_s_words(partner, scripts) -> None:
     server = partner(scripts.refusal)
     found = steno("transcribe", str(DATA / "hello_world.wav"), "--endpoint", server.url)
@@ -131,11 +145,14 @@ def test_options_reach_the_server(partner, scripts, tmp_path) -> None:
     server = partner(scripts.two_turns)
     soundfile.write(tmp_path / "clip.wav", [0.0] * 4_410, 44_100)
     words = ["--fast", "--json", "--no-format", "--api-key", "k", "--speech-model", "some-model"]
+    words += ["--prompt", "About ships", "--keyterm", "Ada Lovelace", "--keyterm", "Rue"]
     found = steno("transcribe", str(tmp_path / "clip.wav"), *words, STENO_ENDPOINT=server.url)
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout.splitlines()[-1])["type"] == "Termination"
     assert "format_turns=false" in server.path
-    assert "speech_model=some-model" in server.path
+    query = parse_qs(urlsplit(server.path).query)
+    assert (query["speech_model"], query["prompt"]) == (["some-model"], ["About ships"])
+    assert json.loads(query["keyterms_prompt"][0]) == ["Ada Lovelace", "Rue"]
     assert server.headers["Authorization"] == "k"
 
 

@@ -29,6 +29,21 @@ def url(stack: Stack) -> str:
 
 
 @pytest.fixture(scope="session")
+def pro_stack() -> Iterator[Stack]:
+    """One that serves the U3 family."""
+    with Stack(pools=("u3pro",)) as running:
+        yield running
+        running.check()
+
+
+@pytest.fixture
+def pro_url(pro_stack: Stack) -> str:
+    """The same for one test. Fails a test before which a process has died."""
+    pro_stack.check()
+    return pro_stack.url
+
+
+@pytest.fixture(scope="session")
 def secure_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureStack]:
     """Ready to serve `wss://`, with a certificate for localhost from an authority made for this run."""
     folder = tmp_path_factory.mktemp("tls")

@@ -146,6 +146,21 @@ def test_nothing_is_said_that_nobody_asked_for(url):
     assert told(conversation) == UNPROMPTED
 
 
+def test_speech_started_and_silence_come_on_the_u3_models(pro_url):
+    query = {"speech_model": "universal-3-6-pro", "acknowledge_silence": "true", "session_heartbeat": "true"}
+    with Conversation(pro_url, **query) as conversation:  # type: ignore[arg-type]
+        conversation.say(silence(3) + clip_pcm(LIGHT) + silence(2))
+        started = conversation.hear_until(lambda message: message["type"] == "SpeechStarted")
+        conversation.order("Terminate")
+        conversation.hear_rest()
+    assert list(started) == ["timestamp", "confidence", "type"]
+    assert (type(started["timestamp"]), type(started["confidence"])) == (int, float)
+    silences = [message for message in conversation.messages if message["type"] == "Silence"]
+    assert len(silences) >= 2
+    assert all(type(one["start_ms"]) is type(one["end_ms"]) is int for one in silences)
+    assert_heard(LIGHT, conversation.transcript)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # shapes
 

@@ -141,6 +141,17 @@ def test_turns_follow_each_other_in_time(talk):
     assert math.isclose(heard.of("final")[0]["end_s"], first_ends_s, abs_tol=0.5)
 
 
+def test_its_default_model(driver, pro_url, tmp_path):
+    """The U3 family: it hears when speech began, and each interim transcript is the whole turn."""
+    steps = [say(clip_pcm(LIGHT) + silence(1.5)), wait("final")]
+    heard = driver.session(tmp_path, pro_url, steps, {})
+    assert not [event for event in heard.events if event["event"] in ("complaint", "error", "failed")]
+    assert_heard(LIGHT, heard.transcript())
+    kinds = [event["event"] for event in heard.events]
+    assert kinds.index("start_of_speech") < kinds.index("interim") < kinds.index("final")
+    assert {event["language"] for event in heard.of("final")} == {"en"}  # it asks, and here it is heard
+
+
 def test_a_bad_parameter_fails_the_stream_with_its_code(talk):
     heard = talk(wait("failed"), vad_threshold=1.5, max_retry=0)
     assert "3006" in heard.one("failed")["text"]

@@ -112,6 +112,42 @@ def test_new_settings_are_a_new_session(talk):
 # we decide where turns end: what pipecat offers for models that tell SpeechStarted
 
 
+def test_our_turns_become_pipecats_turns(driver, pro_url, tmp_path):
+    """SpeechStarted begins the user's turn, the final ends it; its default model, whose name it sends."""
+    steps = [
+        say(clip_pcm(FOX) + silence(1.5)),
+        wait("turn_stopped"),
+        say(clip_pcm(LIGHT) + silence(1.5)),
+        wait("final", 2),
+    ]
+    heard = driver.session(tmp_path, pro_url, steps, {"vad_force_turn_endpoint": False})
+    assert_well(heard)
+    assert_heard([FOX, LIGHT], heard.transcript())
+    kinds = [
+        event["event"]
+        for event in heard.events
+        if event["event"] in ("turn_started", "final", "turn_stopped")
+    ]
+    assert kinds.count("turn_started") == kinds.count("turn_stopped") == kinds.count("final") >= 2
+    assert kinds[0] == "turn_started"
+    first = [event["event"] for event in heard.events if event["event"] in ("turn_started", "interim")]
+    assert first[0] == "turn_started"
+
+
+def test_pipecats_turns_with_its_default_model(driver, pro_url, tmp_path):
+    """It sends both silences as 100 ms, and ForceEndpoint at the end of each turn."""
+    steps = [
+        say(clip_pcm(FOX) + silence(0.6)),
+        wait("final"),
+        do("settle", {"agent_context": "What is the fox?"}),
+    ]
+    heard = driver.session(
+        tmp_path, pro_url, [*steps, say(clip_pcm(LIGHT) + silence(0.6)), wait("final", 2)], {}
+    )
+    assert_well(heard)
+    assert_heard([FOX, LIGHT], heard.transcript())
+
+
 def test_pipecat_itself_refuses_our_turns_for_models_without_speech_started(talk):
     """So this mode cannot be had with a model of the US family, whatever a server does (protocol 4.2, 10)."""
     with pytest.raises(AssertionError, match=r"requires a U3 Pro model for SpeechStarted support"):

@@ -151,6 +151,23 @@ def test_finals_come_while_the_client_is_still_connected(url):
     assert_whole(heard, FOX)
 
 
+def test_a_model_of_the_u3_family(pro_url):
+    model = SpeechModel("universal-3-6-pro")
+    client, heard = connected(pro_url, speech_model=model, mode="min_latency", language_detection=True)
+    started = []
+    client.on(StreamingEvents.SpeechStarted, lambda _client, event: started.append(event))
+    client.stream(chunks(clip_pcm(LIGHT)))
+    client.set_params(StreamingSessionParameters(agent_context="Which season is it?", interruption_delay=0))
+    client.disconnect(terminate=True)
+    assert_whole(heard, LIGHT)
+    assert len(started) == len(heard.finals)
+    assert started[0].timestamp < heard.finals[0].words[0].end
+    assert all(turn.transcript for turn in heard.turns)
+    assert heard.begins[0].configuration is not None
+    assert heard.begins[0].configuration.mode == "min_latency"
+    assert {turn.language_code for turn in heard.finals} == {"en"}
+
+
 def test_set_params_changes_where_turns_end(url):
     client, heard = connected(url, end_of_turn_confidence_threshold=0.0, min_turn_silence=160)
     client.set_params(

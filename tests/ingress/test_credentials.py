@@ -233,6 +233,16 @@ def test_only_a_key_mints():
             credentials.mint(token, MINUTE, NOW_S)
 
 
+def test_a_key_is_owned_and_a_token_is_not():
+    found = CLOSED.owner("beta")
+    assert found is not None
+    assert found.name == "line 4"
+    assert OPEN.owner("anything") is None
+    for credentials, presented in ((CLOSED, "nobody"), (CLOSED, CLOSED.mint("beta", MINUTE, NOW_S))):
+        with pytest.raises(ClientError, match=INVALID):
+            credentials.owner(presented)
+
+
 def test_a_token_tells_nothing_to_test_a_guessed_key_against():
     import base64
 

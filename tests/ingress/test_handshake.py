@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingress.credentials import Credentials, Grant, collect, parse_list
-from ingress.handshake import Accept, Load, Reject, Resume, Route, admit, issue, route
+from ingress.handshake import Accept, Load, Reject, Resume, Route, admit, issue, route, show
 from ingress.tokens import missing
 from wire.errors import Close, unauthorized
 
@@ -40,6 +40,9 @@ def refusal(target: str, headers: list[tuple[str, str]] = AUTHORIZED, load: Load
         ("/v3/health?verbose", Route.HEALTH),
         ("/v3/token", Route.TOKEN),
         ("/v3/token/?expires_in_seconds=60", Route.TOKEN),
+        ("/v1/models", Route.MODELS),
+        ("/v1/models/?token=t", Route.MODELS),
+        ("/v3/models", Route.UNKNOWN),
         ("/v2/ws", Route.UNKNOWN),
         ("/v3", Route.UNKNOWN),
         ("/V3/WS", Route.UNKNOWN),
@@ -294,3 +297,35 @@ def test_a_message_number_that_is_none_is_refused(last: str):
     assert isinstance(verdict, Reject)
     assert verdict.error.code is Close.INVALID_INPUT
     assert "last_sequence" in verdict.error.text
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# what is served
+
+
+@pytest.mark.parametrize(
+    "headers,status",
+    [
+        ([("Authorization", "key")], 200),
+        ([("authorization", "Bearer key")], 200),
+        ([("Authorization", "other")], 401),
+        ([("Authorization", "")], 401),
+        ([], 401),
+    ],
+)
+def test_what_is_served_is_shown_to_who_has_a_key(headers: list[tuple[str, str]], status: int):
+    code, body = show(headers, Credentials(collect(parse_list("key")), b"s" * 32), {"pools": []})
+    assert (int(code), "pools" in body) == (status, status == 200)
+
+
+def test_what_is_served_is_not_shown_to_who_has_a_token_only():
+    for keys in (None, collect(parse_list("key"))):
+        credentials = Credentials(keys, b"s" * 32)
+        _, body = issue("/v3/token?expires_in_seconds=60", [("Authorization", "key")], credentials, 0.0)
+        code, shown = show([("Authorization", body["token"])], credentials, {"pools": []})
+        assert (int(code), shown) == (401, {"error": "Unauthorized Connection: Invalid API key"})
+
+
+def test_what_is_not_known_yet_is_not_made_up():
+    code, body = show(AUTHORIZED, Credentials(None, b"s" * 32), None)
+    assert (int(code), body) == (503, {"error": "The server is not ready"})

@@ -3,6 +3,7 @@
 from ingress.pools import PATIENCE_S, Pools
 from wire.entries import WorkerLoad
 from wire.errors import Close
+from wire.speech_models import DEFAULT_MODEL, MODELS, POOLS
 
 WORKERS = {"w": WorkerLoad(16, 4, 0, 0, "m")}
 
@@ -40,3 +41,61 @@ def test_when_all_are_gone_sessions_wait_as_before():
     pools = Pools()
     pools.heard({"english": WORKERS}, 0.0)
     assert pools.refusal("english", "universal-streaming-english", 10 * PATIENCE_S) is None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the page
+
+
+def test_there_is_no_page_before_anything_was_heard():
+    assert Pools().page(DEFAULT_MODEL, 0.0) is None
+
+
+def test_the_page_tells_what_all_workers_of_a_pool_are_together():
+    pools = Pools()
+    two = {
+        "a": WorkerLoad(16, 4, 80, 9, "base", "MIT", ("fr", "de")),
+        "b": WorkerLoad(8, 8, 0, 9, "small", "MIT", ("en", "de")),
+    }
+    pools.heard({"english": {}, "multilang": two}, 5.0, {"multilang": 3})
+    page = pools.page(DEFAULT_MODEL, 6.5)
+    assert page is not None
+    assert (page["age_s"], page["default_speech_model"]) == (1.5, DEFAULT_MODEL)
+    assert page["pools"][1] == {
+        "pool": "multilang",
+        "deployed": True,
+        "speech_models": ["universal-streaming-multilingual", "whisper-rt"],
+        "models": ["base", "small"],
+        "licences": ["MIT"],
+        "languages": ["de", "en", "fr"],
+        "workers": 2,
+        "slots": 24,
+        "free": 12,
+        "waiting": 3,
+        "load": 0.5,
+        "backlog_ms": 80,
+    }
+
+
+def test_every_pool_and_every_name_is_on_the_page_whether_served_or_not():
+    pools = Pools()
+    pools.heard({"english": WORKERS}, 0.0)
+    page = pools.page(DEFAULT_MODEL, 0.0)
+    assert page is not None
+    assert {row["pool"]: row["deployed"] for row in page["pools"]} == {
+        pool: pool == "english" for pool in POOLS
+    }
+    assert [name for row in page["pools"] for name in row["speech_models"]] == list(MODELS)
+    absent = next(row for row in page["pools"] if row["pool"] == "u3pro")
+    assert (absent["workers"], absent["slots"], absent["load"], absent["languages"]) == (0, 0, None, [])
+
+
+def test_the_page_calls_deployed_what_is_not_refused():
+    pools = Pools()
+    pools.heard({"english": WORKERS, "multilang": WORKERS}, 0.0)
+    for now in (1.0, PATIENCE_S, PATIENCE_S + 1):
+        pools.heard({"english": WORKERS, "multilang": {}}, now)
+        page = pools.page(DEFAULT_MODEL, now)
+        assert page is not None
+        deployed = {row["pool"]: row["deployed"] for row in page["pools"]}
+        assert deployed["multilang"] is (pools.refusal("multilang", "whisper-rt", now) is None)

@@ -1457,6 +1457,75 @@ def test_a_model_that_nobody_serves_is_refused_at_once_with_what_is_deployed(run
     run(scenario())
 
 
+def test_what_is_served_is_told_with_its_capacity(run, nodes: Nodes):
+    def report(free: int) -> WorkerLoad:
+        return WorkerLoad(4, free, 20, int(time.time()) + 60, "whisper-base", "MIT", ("de", "fr"))
+
+    async def multilang(node: Node, headers: Mapping[str, str] = AUTHORIZED) -> dict[str, Any]:
+        status, body = await node.get("/v1/models", headers)
+        assert status == 200
+        told = json.loads(body)
+        assert told["default_speech_model"] == "universal-streaming-english"
+        assert [row["pool"] for row in told["pools"]] == ["english", "multilang", "u3pro"]
+        return next(row for row in told["pools"] if row["pool"] == "multilang")
+
+    async def scenario() -> None:
+        async with nodes() as node:
+            await node.bus.join("multilang")
+            await nodes.wait_until(lambda: node.ingress._pools.page("", 0) is not None)
+            assert (await multilang(node))["deployed"] is False
+            await node.bus.report("multilang", "w", report(1))
+            async with node.client("/?speech_model=whisper-rt"):  # nobody takes it
+                seen = await nodes.wait_until(lambda: _waiting_one(node, multilang))
+            assert seen == {
+                "pool": "multilang",
+                "deployed": True,
+                "speech_models": ["universal-streaming-multilingual", "whisper-rt"],
+                "models": ["whisper-base"],
+                "licences": ["MIT"],
+                "languages": ["de", "fr"],
+                "workers": 1,
+                "slots": 4,
+                "free": 1,
+                "waiting": 1,
+                "load": 0.75,
+                "backlog_ms": 20,
+            }
+
+    async def _waiting_one(node: Node, look: Callable[[Node], Any]) -> dict[str, Any] | None:
+        found: dict[str, Any] = await look(node)
+        return found if found["waiting"] and found["deployed"] else None
+
+    run(scenario())
+
+
+def test_what_is_served_needs_a_key_and_a_redis(run, nodes: Nodes, own_redis: OwnRedis):
+    async def scenario() -> None:
+        own_redis.start()
+        await nodes.wait_until(own_redis.answers)
+        async with nodes(redis_url=own_redis.url, api_keys="secret-key-1") as node:
+            await nodes.wait_until(lambda: node.ingress._pools.page("", 0) is not None)
+            for headers, status in (
+                ({}, 401),
+                (AUTHORIZED, 401),
+                ({"Authorization": "secret-key-1"}, 200),
+                ({"Authorization": "Bearer secret-key-1"}, 200),
+            ):
+                assert (await node.get("/v1/models", headers))[0] == status
+            token = json.loads(
+                (await node.get("/v3/token?expires_in_seconds=60", {"Authorization": "secret-key-1"}))[1]
+            )["token"]
+            assert (await node.get("/v1/models", {"Authorization": token}))[0] == 401
+            own_redis.freeze(True)
+            await nodes.wait_until(lambda: not node.probe.ready)
+            status, body = await node.get("/v1/models", {"Authorization": "secret-key-1"})
+            assert (status, json.loads(body)) == (503, {"error": "The server is not ready"})
+            own_redis.freeze(False)
+            await nodes.wait_until(lambda: node.probe.ready)
+
+    run(scenario())
+
+
 def test_a_webhook_gets_the_finals_when_the_session_has_ended(run, nodes: Nodes):
     posts: list[tuple[str | None, dict[str, Any]]] = []
 

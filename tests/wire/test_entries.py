@@ -64,9 +64,20 @@ CODECS: list[tuple[Callable[[Any], bytes], Callable[[bytes], Any], st.SearchStra
     (
         entries.pack_checkpoint,
         entries.unpack_checkpoint,
-        st.builds(Checkpoint, counts, counts, texts, params),
+        st.builds(
+            Checkpoint, counts, counts, texts, params, counts, st.lists(st.tuples(texts, texts)).map(tuple)
+        ),
     ),
-    (entries.pack_load, entries.unpack_load, st.builds(WorkerLoad, counts, counts, counts, counts, texts)),
+    (
+        entries.pack_load,
+        entries.unpack_load,
+        st.builds(
+            WorkerLoad,
+            *[counts] * 4,
+            *[texts] * 2,
+            st.lists(st.text(max_size=entries.MAX_CODE), max_size=4).map(tuple),
+        ),
+    ),
     (
         entries.pack_usage,
         entries.unpack_usage,
@@ -186,6 +197,15 @@ def test_no_kind_is_taken_for_another(data: st.DataObject):
         (entries.unpack_event, [VERSION, Kind.EVENT, "s", 1, 1, 9, 0, -1, False, ""], "event 9"),
         (entries.unpack_event, [VERSION, Kind.EVENT, "s", 1, -2, 1, 0, -1, False, ""], "field 2 is negative"),
         (entries.unpack_offer, [VERSION, Kind.OFFER, "s", "i", "p", []], "field 3 is list"),
+        (entries.unpack_load, [VERSION, Kind.LOAD, 1, 1, 0, 9], "4 fields, expected 7"),
+        (entries.unpack_load, [VERSION, Kind.LOAD, 1, 1, 0, 9, "m", "l", [7]], "not codes"),
+        (entries.unpack_load, [VERSION, Kind.LOAD, 1, 1, 0, 9, "m", "l", ["e" * 17]], "not codes"),
+        (
+            entries.unpack_load,
+            [VERSION, Kind.LOAD, 1, 1, 0, 9, "m", "l", ["en"] * 201],
+            "very many languages",
+        ),
+        (entries.unpack_load, [VERSION, Kind.LOAD, 1, 1, 0, 9, "m", "l" * 501, []], "very long name"),
         (entries.unpack_usage, [VERSION, Kind.USAGE, "s", 1, -1, 0, "p", "m", 0, -1], "less than nothing"),
         (entries.unpack_usage, [VERSION, Kind.USAGE, "s", 1, 0, 0, "p", "m", -1, -1], "less than nothing"),
         (entries.unpack_usage, [VERSION, Kind.USAGE, "s", 1, 0, 0, "p", "m", 0], "7 fields, expected 8"),
@@ -202,6 +222,26 @@ def test_no_kind_is_taken_for_another(data: st.DataObject):
 def test_refusals(unpack: Callable[[bytes], Any], value: Any, reason: str):
     with pytest.raises(EntryError, match=reason):
         unpack(msgpack.packb(value))
+
+
+def test_loads_of_workers_of_other_releases_are_read():
+    older = [VERSION, Kind.LOAD, 16, 4, 80, 9, "m"]
+    assert entries.unpack_load(msgpack.packb(older)) == WorkerLoad(16, 4, 80, 9, "m")
+    newer = [*older, "MIT", ["en"], {"temperature": 60}]
+    assert entries.unpack_load(msgpack.packb(newer)) == WorkerLoad(16, 4, 80, 9, "m", "MIT", ("en",))
+
+
+def test_a_worker_with_a_strange_title_is_seen_all_the_same():
+    strange = WorkerLoad(1, 1, 0, 9, "m" * 900, "l" * 900, ("en", "x" * 90, *["de"] * 900))
+    read = entries.unpack_load(entries.pack_load(strange))
+    assert (len(read.model), len(read.licence)) == (entries.MAX_TITLE, entries.MAX_TITLE)
+    assert set(read.languages) == {"en", "de"}
+
+
+@pytest.mark.parametrize("fields, lead", [((), 0), ((7,), 7)])
+def test_checkpoints_of_releases_before_are_understood(fields: tuple[int, ...], lead: int):
+    packed = entries._pack(entries.Kind.CHECKPOINT, 3, 1600, "5-0", {"mode": None}, *fields)
+    assert entries.unpack_checkpoint(packed) == Checkpoint(3, 1600, "5-0", {"mode": None}, lead)
 
 
 def test_a_giant_is_refused_unread():

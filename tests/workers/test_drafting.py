@@ -14,11 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.noises import pink
 from workers import checkpoints
 from workers.biasing import AHEAD_MS, BACK_MS, Terms, Vocabulary, due, weighed
 from workers.biasing import Path as Way
 from workers.bpe import Encoder
 from workers.drafting import Task, Transcript, transcribe
+from workers.models import whisper
+from workers.models.decoder import Hint
 from workers.models.moonshine import MIN_SAMPLES, Moonshine, MoonshineConfig, frames, fused
 from workers.words import repeats, token_cap
 
@@ -345,3 +348,20 @@ def test_the_real_model_says_a_term_only_where_it_is_heard(real: Moonshine) -> N
         [again] = transcribe(real, [Task(rare, draft=tuple(draft), terms=terms)])
         assert again.tokens == batch[0].tokens
         assert again.probabilities == pytest.approx(batch[0].probabilities, abs=1e-3)
+
+
+@pytest.mark.weights
+def test_in_doubt_the_audio_is_asked_alone() -> None:
+    """Noise is taken for what was said before; without it, the model believes next to nothing."""
+    folder = checkpoints.fetch("whisper-base")
+    model = whisper.loaded(*checkpoints.load(folder), "float32")
+    before = tuple(Encoder(checkpoints.pieces(folder)).encode(" Try again. Fail again. Fail better."))
+    noise = torch.from_numpy(pink(1.0, 0.1))
+    doubtful = Task(noise, cap=8, hint=Hint("en", before=before, ask=True), final=True, doubt=0.0)
+    alone = replace(doubtful, hint=Hint("en", ask=True))
+    told, sure, plain = transcribe(model, [doubtful, replace(doubtful, doubt=1.0), alone])
+    assert told.plain is not None
+    assert told.plain.tolist() == pytest.approx(plain.probabilities.tolist(), abs=1e-4)
+    assert told.tokens == sure.tokens
+    assert sure.plain is None
+    assert plain.plain is None

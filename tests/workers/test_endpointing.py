@@ -1,12 +1,13 @@
 """The gate, the open turn's silences, and the rules, each alone. How they play together: `test_turns.py`."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wire.params import SessionParams
+from wire.params import SessionParams, parse_query
 from workers.endpointing import (
     HYSTERESIS,
     MIN_BURST_MS,
@@ -19,6 +20,7 @@ from workers.endpointing import (
     confident,
     end_ms,
     long,
+    punctuated,
     silent,
 )
 from workers.recognizer import Observation
@@ -44,6 +46,24 @@ def test_rules_come_from_the_session_parameters():
     asked = {"vad_threshold": 0.3, "min_turn_silence": 160, "max_turn_silence": 400, "format_turns": True}
     params = SessionParams().updated({**asked, "end_of_turn_confidence_threshold": 0.7})
     assert TurnRules.of(params.for_worker()) == TurnRules(0.3, 160, 400, 0.7, format_turns=True)
+
+
+@pytest.mark.parametrize(
+    "model,mode,rules",
+    [
+        ("u3-rt-pro", None, (100, 1000, 1.0, True)),
+        ("universal-3-5-pro", None, (128, 1280, 1.0, True)),
+        ("universal-3-5-pro", "max_accuracy", (512, 2560, 1.0, True)),
+        ("universal-3-6-pro", "min_latency", (128, 640, 1.0, True)),
+        ("universal-3-6", "max_accuracy", (612, 2560, 0.5, True)),
+        ("universal-streaming-english", None, (400, 1280, 1.0, False)),
+    ],
+)
+def test_the_u3_family_has_rules_of_its_own(model, mode, rules):
+    asked = [("speech_model", model), *([("mode", mode)] if mode else [])]
+    found = TurnRules.of(parse_query(asked).for_worker())
+    assert (found.min_turn_silence_ms, found.max_turn_silence_ms, found.hold, found.whole) == rules
+    assert found.format_turns is found.whole
 
 
 def test_rules_of_no_parameters_are_the_defaults():
@@ -186,6 +206,45 @@ def test_a_threshold_of_zero_ends_after_the_shorter_silence_whatever_is_known():
 def test_a_threshold_of_one_leaves_only_silence():
     rules = TurnRules(end_of_turn_confidence_threshold=1)
     assert end_ms(moment([Pause(1000, 3000)], rules=rules, heard_ms=1100, confidence=1.0)) == 2280
+
+
+WHOLE = TurnRules(min_turn_silence_ms=128, whole=True)
+
+
+@pytest.mark.parametrize(
+    "texts, heard_ms, until_ms, ends_ms",
+    [
+        ("Please call.", 1096, 1127, None),  # the shorter silence is not over
+        ("Please call.", 1096, 1128, 1128),
+        ("Please call.", 1400, 3000, 1400),  # heard later
+        ("Please call.", 999, 3000, None),  # heard only part of the speech
+        ("Please call", 1096, 2000, None),
+        ("Please call,", 1096, 2000, None),
+        ("はじめまして。", 1096, 2000, 1128),
+        ("آپ کیسے ہیں\u06d4", 1096, 2000, 1128),
+        ("Its number is 555.", 1096, 2279, None),  # held
+        ("Its number is 555.", 1096, 2280, 2280),
+    ],
+)
+def test_punctuated(texts, heard_ms, until_ms, ends_ms):
+    words = [Word(text, 100 * n, 100 * n + 90, 0.9) for n, text in enumerate(texts.split(), start=1)]
+    at = moment([Pause(1000, until_ms)], rules=WHOLE, settled=words, heard_ms=heard_ms)
+    assert punctuated(at) == ends_ms
+
+
+def test_each_family_has_its_own_rule():
+    pause, sure = [Pause(1000, 2000)], {"heard_ms": 1096, "confidence": 1.0}
+    assert confident(moment(pause, rules=WHOLE, **sure)) is None
+    assert punctuated(moment(pause, **sure)) is None
+    assert punctuated(moment(pause, rules=WHOLE, settled=[], **sure)) is None
+
+
+def test_a_patient_model_holds_for_half_as_long():
+    words = [Word("Call", 100, 400, 0.9), Word("555.", 500, 900, 0.9)]
+    number = [Word("phone", 0, 90, 0.9), *words]
+    at = {"settled": number, "heard_ms": 1100}
+    rules = replace(WHOLE, hold=0.5)
+    assert punctuated(moment([Pause(1000, 3000)], rules=rules, **at)) == 1640
 
 
 @pytest.mark.parametrize("until_ms, ends_ms", [(2279, None), (2280, 2280), (9000, 2280)])

@@ -70,7 +70,9 @@ class ScriptedRecognizer:
     """
 
     def __init__(self, slots: int = 4, fails: int = -1, crashes: int = -1) -> None:
-        self.spec = Spec("scripted", "none", slots, chunk_samples=2 * HOP, hop_ms=HOP_MS)
+        self.spec = Spec(
+            "scripted", "none", slots, chunk_samples=2 * HOP, hop_ms=HOP_MS, languages=("en", "fr")
+        )
         self.fails, self.crashes = fails, crashes
         self.behind = False
         self.gate = threading.Event()
@@ -761,5 +763,7 @@ def test_load_is_reported(play: Play) -> None:
             return load is not None and (load.slots, load.free, load.model) == (4, 3, "scripted")
 
         await desk.until(told)
+        load = (await desk.bus.loads(POOL))["a"]
+        assert (load.licence, load.languages) == ("none", ("en", "fr"))
 
     play(scenario)

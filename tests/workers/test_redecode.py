@@ -363,6 +363,16 @@ def test_terms_change_while_the_session_goes_on_and_are_compiled_once(weights: W
     assert compiled[0] is compiled[3] is None
 
 
+def test_where_terms_are_context_they_get_no_bonus(weights: Weights) -> None:
+    model = Moonshine(MoonshineConfig.from_dict(weights.config))
+    model.load_state_dict(fused(weights.state))
+    spec = Spec("moonshine-tiny-en", "MIT", SLOTS, CHUNK, hop_ms=32)
+    prompted = Redecoder(
+        spec, model.eval(), SileroVAD(weights.vad), weights.pieces, None, lambda options, said: []
+    )
+    assert "kubernetes" not in plain(with_terms(prompted, clip(RARE), TERMS))
+
+
 def test_a_new_occupant_has_no_terms(recognizer: Redecoder) -> None:
     with_terms(recognizer, clip(RARE), TERMS)
     assert recognizer._terms[0] is not None

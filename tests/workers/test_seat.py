@@ -1,6 +1,7 @@
 """What a worker knows of one session: order of the log, places in it, checkpoints that lose nothing."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -13,8 +14,8 @@ from wire.entries import AudioEntry, AudioFrame, Checkpoint, Control, Event, Lea
 from wire.errors import EntryError
 from wire.messages import SpeechStarted, Turn
 from wire.messages import Word as TurnWord
-from wire.params import SessionParams
-from workers.recognizer import Hypothesis, Observation
+from wire.params import SessionParams, parse_query
+from workers.recognizer import Hypothesis, Observation, SlotOptions
 from workers.seat import (
     CROWDED,
     LEAD_GRAIN_MS,
@@ -22,6 +23,7 @@ from workers.seat import (
     QUIET_LEAD_MS,
     REST_EVERY_MS,
     REST_MARGIN_MS,
+    SAID_CHARACTERS,
     Seat,
     refusal,
 )
@@ -71,8 +73,52 @@ def test_a_new_session_begins_at_the_beginning() -> None:
     [([], None, ()), (["fr"], "fr", ()), (["fr", "en"], None, ("fr", "en"))],
 )
 def test_the_model_is_told_which_languages_may_be_spoken(codes, language, languages) -> None:
-    options = Seat(lease(params=PARAMS | {"language_codes": codes, "prompt": "Anna"})).options
-    assert (options.language, options.languages, options.prompt) == (language, languages, "Anna")
+    options = Seat(lease(params=PARAMS | {"language_codes": codes})).options
+    assert (options.language, options.languages) == (language, languages)
+
+
+def u3(**asked: Any) -> dict[str, Any]:
+    query = [("speech_model", "universal-3-5-pro"), *((name, str(value)) for name, value in asked.items())]
+    return parse_query(query).for_worker()
+
+
+def test_the_u3_family_tells_the_model_of_the_conversation() -> None:
+    asked = u3(prompt="A call.", agent_context="Who is it?", keyterms_prompt='["Anna"]', interruption_delay=0)
+    options = Seat(lease(params=asked)).options
+    assert (options.prompt, options.agent_context, options.keyterms) == ("A call.", "Who is it?", ("Anna",))
+    assert (options.previous_turns, options.first_ms, options.partial_ms) == (5, 256, 0)
+    rare = Seat(lease(params=u3(continuous_partials=False, mode="max_accuracy"))).options
+    assert (rare.first_ms, rare.partial_ms) == (756, 3_000)
+
+
+def test_other_families_have_key_terms_alone() -> None:
+    options = Seat(lease(params=PARAMS | {"keyterms_prompt": ["Anna"], "prompt": "A call."})).options
+    assert options == SlotOptions(keyterms=("Anna",))
+
+
+def test_what_was_said_goes_into_the_checkpoint_and_to_whoever_takes_over() -> None:
+    seat, saved = Seat(lease(params=u3(previous_context_n_turns=2))), []
+    for number, (code, text) in enumerate([("en", "One."), ("fr", "Deux."), (None, "Three.")]):
+        seat.heard(Hypothesis(flushed_ms=1, language=code))
+        saved.append(seat.publication(Turn(number, True, True, text, 1.0)).checkpoint)
+    first, second, third = ("en", "One."), ("fr", "Deux."), ("", "Three.")
+    kept = [checkpoint.said for checkpoint in saved if checkpoint]
+    assert kept == [(first,), (first, second), (second, third)]
+    assert saved[-1] is not None
+    options = Seat(lease(replace(saved[-1], position=1600 * MS))).options
+    assert (options.said, options.said_to_ms) == ((second, third), 1600)
+
+
+def test_little_is_kept_of_what_was_said() -> None:
+    seat = Seat(lease(params=u3(previous_context_n_turns=100)))
+    for n in range(30):
+        kept = seat.publication(Turn(n, True, True, str(n) * 200, 1.0)).checkpoint
+    assert kept is not None
+    assert SAID_CHARACTERS < sum(len(text) for _, text in kept.said) <= SAID_CHARACTERS + 400
+    silent = Seat(lease(params=u3(previous_context_n_turns=0)))
+    checkpoint = silent.publication(final()).checkpoint
+    assert checkpoint is not None
+    assert checkpoint.said == ()
 
 
 def test_key_terms_reach_the_model_as_they_come_from_the_wire() -> None:

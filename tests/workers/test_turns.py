@@ -446,16 +446,74 @@ def test_the_end_of_audio_waits_for_the_flush_before_it():
 
 def test_speech_started_comes_once_before_the_first_turn_of_a_turn():
     started = some(SpeechStarted, timestamp=640, confidence=0.9)
-    book = Playbook(TurnTracker(replace(RULES, started_messages=True), 0))
+    book = Playbook(TurnTracker(replace(RULES, whole=True), 0))
     assert (
         book
         >> call.advance(heard(*SPEECH, tail=(PLEASE,), heard_ms=1536))
         << started
-        << partial("", "Please")
+        << some(Turn, end_of_turn=False, transcript="Please")
         >> call.force_endpoint(1536)
         << Flush(1536)
         >> call.advance(heard(settled=(PLEASE,), tail=(), heard_ms=1536, flushed_ms=1536))
         << final("Please")
+    )
+
+
+U3 = replace(RULES, whole=True, min_turn_silence_ms=128, max_turn_silence_ms=1280)
+
+
+def test_a_closed_sentence_ends_a_turn_of_the_u3_family_after_the_shorter_silence():
+    book = spoken(U3)
+    assert (
+        book
+        >> call.advance(heard(hops(1536, 1664, 0.0), tail=(PLEASE, CALL, ANNA_DOT), heard_ms=1664))
+        << some(SpeechStarted)
+        << some(Turn, end_of_turn=False, transcript="Please call Anna.")
+        << Flush(1664)
+        >> call.advance(heard(settled=(PLEASE, CALL, ANNA_DOT), tail=(), heard_ms=1664, flushed_ms=1664))
+        << final("Please call Anna.", utterance="Please call Anna.", end_of_turn_confidence=1.0)
+    )
+
+
+def test_an_open_sentence_is_shown_at_the_pause_and_waits_for_the_longer_silence():
+    book = spoken(U3, tail=(PLEASE, CALL, ANNA))
+    shown = some(Turn, end_of_turn=False, transcript="Please call Anna", utterance="")
+    assert (
+        book
+        >> call.advance(heard(hops(1536, 1632, 0.0), tail=(PLEASE, CALL, ANNA), heard_ms=1632))
+        >> call.advance(heard(hops(1632, 1664, 0.0)))
+        << shown  # told before with the same words; the pause is the news
+        >> call.advance(heard(hops(1664, 2784, 0.0)))
+        >> call.advance(heard(hops(2784, 2816, 0.0)))
+        << Flush(2816)
+    )
+
+
+def test_a_number_that_stops_short_is_held_though_its_sentence_is_closed():
+    number = (
+        word("Its", 640, 800),
+        word("number", 820, 1100),
+        word("is", 1110, 1200),
+        word("555.", 1210, 1500),
+    )
+    book = spoken(U3)
+    assert (
+        book
+        >> call.advance(heard(hops(1536, 1664, 0.0), tail=number, heard_ms=1664))
+        << some(SpeechStarted)
+        << some(Turn, end_of_turn=False, transcript="Its number is 555.")
+        >> call.advance(heard(hops(1664, 2784, 0.0)))
+        >> call.advance(heard(hops(2784, 2816, 0.0)))
+        << Flush(2816)
+    )
+
+
+def test_words_may_change_until_the_final_in_the_u3_family():
+    book = spoken(U3, tail=(PLEASE, CALL, ANN))
+    assert (
+        book
+        >> call.advance(heard(tail=(word("Police", 640, 880), ANNA), heard_ms=1540))
+        << some(Turn, end_of_turn=False, transcript="Police Anna", turn_order=0)
     )
 
 
@@ -709,20 +767,39 @@ some_rules = st.builds(
     end_of_turn_confidence_threshold=st.sampled_from([0.0, 0.4, 1.0]),
     format_turns=st.booleans(),
 )
+#: The U3 family: every second word closes a sentence, should a pause follow.
+u3_rules = st.builds(
+    TurnRules,
+    min_turn_silence_ms=st.sampled_from([100, 128, 512]),
+    max_turn_silence_ms=st.sampled_from([640, 1280, 1300]),
+    hold=st.sampled_from([0.5, 1.0]),
+    format_turns=st.just(True),
+    whole=st.just(True),
+)
+
+
+def closed(talk):
+    words = [replace(each, text=each.text + "." * (n % 2)) for n, each in enumerate(talk.words)]
+    return replace(talk, words=tuple(words))
+
+
+cases = st.tuples(conversations(), some_rules) | st.tuples(conversations().map(closed), u3_rules)
 many = settings(max_examples=max(300, settings().max_examples))
 
 
 @many
-@given(conversations(), some_rules, st.fixed_dictionaries(slowness))
-def test_every_settled_word_is_in_exactly_one_final_in_order(talk, rules, slow):
+@given(cases, st.fixed_dictionaries(slowness))
+def test_every_settled_word_is_in_exactly_one_final_in_order(case, slow):
+    talk, rules = case
     run = play(talk, rules, **slow)
     found = [each.text for turn in run.finals for each in turn.words]
     assert found == [each.text for each in talk.words]
 
 
 @many
-@given(conversations(), some_rules, st.fixed_dictionaries(slowness))
-def test_orders_count_up_and_partials_carry_the_open_one(talk, rules, slow):
+@given(cases, st.fixed_dictionaries(slowness))
+def test_orders_count_up_and_partials_carry_the_open_one(case, slow):
+    talk, rules = case
     run = play(talk, rules, **slow)
     assert [turn.turn_order for turn in run.finals] == list(range(len(run.finals)))
     open_order = 0
@@ -733,16 +810,18 @@ def test_orders_count_up_and_partials_carry_the_open_one(talk, rules, slow):
 
 
 @many
-@given(conversations(), some_rules, chunkings, st.lists(st.integers(0, 1), min_size=1))
-def test_cutting_the_audio_into_other_chunks_moves_no_endpoint(talk, rules, chunks, delays):
+@given(cases, chunkings, st.lists(st.integers(0, 1), min_size=1))
+def test_cutting_the_audio_into_other_chunks_moves_no_endpoint(case, chunks, delays):
+    talk, rules = case
     whole, other = play(talk, rules), play(talk, rules, chunks, delays=delays)
     assert other.told == whole.told
     assert other.cuts == whole.cuts
 
 
 @many
-@given(conversations(), some_rules, st.fixed_dictionaries(slowness))
-def test_a_slow_recognizer_changes_no_final(talk, rules, slow):
+@given(cases, st.fixed_dictionaries(slowness))
+def test_a_slow_recognizer_changes_no_final(case, slow):
+    talk, rules = case
     assert play(talk, rules, **slow).told == play(talk, rules).told
 
 
@@ -764,8 +843,10 @@ def test_no_speech_in_nothing_out(speech, rules, chunks):
 
 
 @many
-@given(conversations(), some_rules, chunkings)
-def test_no_turn_stays_open_longer_than_the_longest_silence(talk, rules, chunks):
+@given(cases, chunkings)
+def test_no_turn_stays_open_longer_than_the_longest_silence(case, chunks):
+    talk, rules = case
+
     def check(tracker, now_ms):
         hops = talk.speech[: now_ms // HOP]
         last = max(
@@ -778,8 +859,9 @@ def test_no_turn_stays_open_longer_than_the_longest_silence(talk, rules, chunks)
 
 
 @many
-@given(conversations(), some_rules, chunkings)
-def test_a_turn_that_ends_at_a_pause_ends_within_the_longest_silence_after_speech(talk, rules, chunks):
+@given(cases, chunkings)
+def test_a_turn_that_ends_at_a_pause_ends_within_the_longest_silence_after_speech(case, chunks):
+    talk, rules = case
     run = play(talk, rules, chunks)
     for cut in run.cuts[:-1]:  # the last may be the end of the audio
         before = talk.speech[: -(-cut // HOP)]
@@ -790,8 +872,10 @@ def test_a_turn_that_ends_at_a_pause_ends_within_the_longest_silence_after_speec
 
 
 @many
-@given(conversations(), some_rules, chunkings)
-def test_forcing_an_endpoint_in_silence_does_nothing(talk, rules, chunks):
+@given(cases, chunkings)
+def test_forcing_an_endpoint_in_silence_does_nothing(case, chunks):
+    talk, rules = case
+
     def force(tracker, now_ms):
         if tracker.state is State.LISTENING:
             before = snapshot(tracker)
@@ -865,6 +949,24 @@ def test_a_cut_of_long_turns_loses_nothing(talk, max_turn_ms, slow):
             settled_ms = 0 if effect.end_of_turn else max(ends, default=0)
         elif isinstance(effect, Flush):
             assert effect.at_ms >= settled_ms
+
+
+@many
+@given(conversations().map(closed), u3_rules, st.fixed_dictionaries(slowness))
+def test_the_u3_family_tells_a_turn_whole_and_announces_it_once(talk, rules, slow):
+    run = play(talk, rules, **slow)
+    told = [effect for effect in run.effects if isinstance(effect, Turn | SpeechStarted)]
+    announced = [n for n, effect in enumerate(told) if isinstance(effect, SpeechStarted)]
+    first = {
+        told.index(turn): turn for turn in {each.turn_order: each for each in reversed(run.messages)}.values()
+    }
+    assert sorted(first) == [n + 1 for n in announced]  # each right before the first message of its turn
+    for turn in run.messages:
+        assert turn.transcript == " ".join(each.text for each in turn.words)
+        assert {each.word_is_final for each in turn.words} <= {turn.end_of_turn}
+        assert (turn.utterance, turn.end_of_turn_confidence) == (
+            (turn.transcript, 1) if turn.end_of_turn else ("", 0)
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------------------

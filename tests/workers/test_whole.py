@@ -1,9 +1,10 @@
-"""`workers.whole`: long recordings are cut in pauses, and nothing is lost; a real one gives its words."""
+"""`workers.whole`: long recordings are cut in pauses, and nothing is lost; real ones give their words."""
 
 import numpy as np
 import pytest
 
 from cli import audio_file
+from tests.spoken import clip
 from workers import checkpoints, whole
 
 DATA = "tests/data"
@@ -47,3 +48,20 @@ def test_real_speech_gives_its_words(request, precision) -> None:
     )
     (text,) = whole.transcripts(checkpoints.fetch("moonshine-tiny-en"), [sound], precision)
     assert text.lower().startswith("the quick brown fox jumps over the lazy dog")
+
+
+@pytest.mark.weights
+def test_the_same_weights_as_the_multilang_pool_s_give_words_of_two_languages(request) -> None:
+    path = request.config.rootpath / DATA / "quick_brown_fox.wav"
+    fox = np.frombuffer(b"".join(audio_file.chunks(path, 1000)), "<i2").astype(np.float32) / np.float32(32768)
+    sounds = [fox, clip("es", "pangrama")[0]]
+    english, spanish = whole.transcripts(checkpoints.fetch("whisper-base"), sounds)
+    assert english.lower().startswith("the quick brown fox jumps over the lazy dog")
+    assert "comía feliz" in spanish.lower()
+
+
+def test_a_checkpoint_of_another_kind_is_refused(tmp_path) -> None:
+    (tmp_path / checkpoints.WEIGHTS).write_bytes(checkpoints.safetensors_file({"a": np.zeros(1, np.float32)}))
+    (tmp_path / "config.json").write_text('{"model_type": "parrot"}')
+    with pytest.raises(checkpoints.CheckpointError, match="no model of a kind"):
+        whole.transcripts(tmp_path, [])

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from workers.recognizer import NO_FLUSH
+from workers.recognizer import NO_FLUSH, SlotOptions
 from workers.window import SAMPLES_PER_MS, Window
 from workers.words import MIN_WORD_MS, Word
 
@@ -237,3 +237,41 @@ def test_after_a_flush_a_little_of_the_turn_before_may_stay_as_context() -> None
     window.drop_context()
     assert [each.text for each in window.prefix] == ["w5"]
     assert (window.context, window.told, window.start) == (0, 1, window.turn_from)
+
+
+# --- what was said
+
+
+def finished(window: Window, text: str, at_ms: int) -> None:
+    """A turn of one word that ends at `at_ms`."""
+    window.append(ramp(window.end, window.position(at_ms) - window.end))
+    guess(window, word(text, at_ms - 200, at_ms - 100))
+    window.settle(1)
+    window.finish(at_ms)
+
+
+def test_texts_of_the_last_turns_are_kept_with_their_language() -> None:
+    window = Window(options=SlotOptions(previous_turns=2))
+    for number, text in enumerate(["One.", "Two.", "Three."], start=1):
+        window.belief.language = "en"
+        finished(window, text, 1_000 * number)
+    assert window.said == [("en", "Two."), ("en", "Three.")]
+    finished(window, "Four.", 4_000)
+    assert window.said[-1] == ("", "Four.")
+
+
+def test_what_was_told_of_by_the_options_is_not_kept_twice() -> None:
+    window = Window(options=SlotOptions(previous_turns=5, said_to_ms=1_000), said=[("", "One.")])
+    finished(window, "One.", 1_000)
+    finished(window, "Two.", 2_000)
+    assert window.said == [("", "One."), ("", "Two.")]
+
+
+def test_a_word_behind_the_end_belongs_to_the_turn_after() -> None:
+    window = Window(options=SlotOptions(previous_turns=5))
+    window.append(ramp(0, 16_000 * 3))
+    guess(window, word("One.", 100, 400), word("Two.", 1_200, 1_500))
+    window.settle(2)
+    window.finish(1_000)
+    window.finish(2_000)
+    assert window.said == [("", "One."), ("", "Two.")]

@@ -20,6 +20,7 @@ from workers.words import (
     agreed,
     align,
     fit,
+    heard_once,
     join,
     repeats,
     spaceless,
@@ -459,3 +460,37 @@ def test_the_median_network_equals_the_median(frames):
 )
 def test_scripts_without_spaces_are_known(sign: str, alone: bool) -> None:
     assert spaceless(sign) is alone
+
+
+# --- what the audio holds
+
+
+def lasting(*words: tuple[str, int]) -> list[Word]:
+    """Words of these lengths, one behind the other."""
+    found, at_ms = [], 0
+    for text, length_ms in words:
+        found.append(Word(text, at_ms, at_ms + length_ms, 0.9))
+        at_ms += length_ms
+    return found
+
+
+@pytest.mark.parametrize(
+    "words, kept",
+    [
+        ([("No", 140), ("matter.", 300), ("No", 20), ("matter.", 228)], 2),  # as it was heard
+        ([("Fail", 140), ("better.", 160), ("Fail", 20), ("better.", 160), ("fail", 20), ("better", 20)], 2),
+        ([("No", 200), ("no", 200), ("no", 200)], 3),  # said three times
+        ([("We", 140), ("had", 140), ("everything", 400), ("but", 20), ("everything.", 20)], 5),
+        ([("We", 264), ("were", 20), ("all", 20), ("going", 20), ("direct.", 20)], 0),  # made up
+        ([("I", 20), ("do.", 200)], 2),
+        ([("So", 20), ("so.", 20)], 1),
+        ([], 0),
+    ],
+)
+def test_words_that_find_no_time_are_not_believed(words: list[tuple[str, int]], kept: int) -> None:
+    assert heard_once(lasting(*words)) == lasting(*words)[:kept]
+
+
+def test_of_two_the_one_that_finds_time_is_believed() -> None:
+    words = lasting(("No", 480), ("matter.", 20), ("No", 140), ("matter.", 160))
+    assert [(word.text, word.start_ms) for word in heard_once(words)] == [("No", 500), ("matter.", 640)]

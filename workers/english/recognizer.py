@@ -1,6 +1,7 @@
 """What the english pool serves: Moonshine, re-decoded as speech goes on, with Silero VAD."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,5 +35,5 @@ def build(  # noqa: PLR0913 every part of a recognizer, by name
     model.load_state_dict(fused(weights))
     if int8.chosen(precision):
         model.quantise()
-    spec = spec_of(name, licence, slots)
+    spec = replace(spec_of(name, licence, slots), languages=("en",))
     return Redecoder(spec, model.eval(), SileroVAD(vad_weights), pieces, Rules(partial_ms=partial_ms))

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from workers import int8
 from workers.features import SAMPLE_RATE, SAMPLES_PER_FRAME, LogMel, with_margin
 from workers.int8 import Int8Linear
 from workers.language import combined
@@ -365,6 +366,19 @@ class Whisper(nn.Module):
     def scores(self, hidden: Tensor, first: Tensor) -> Tensor:
         """`logits` of text and the end alone, less what is never said."""
         return self.logits(hidden).float() + torch.where(first[:, None], self._unsaid_first, self._unsaid)
+
+
+def loaded(config: Mapping[str, Any], weights: Mapping[str, Tensor], precision: str) -> Whisper:
+    """A model ready for inference, from `config.json` and a state dict; `precision` as `int8.chosen` takes it.
+
+    Raises ValueError, KeyError or RuntimeError for a checkpoint of another architecture.
+    """
+    torch.manual_seed(0)
+    model = Whisper(WhisperConfig.from_dict(config))
+    model.load_state_dict(fused(weights))
+    if int8.chosen(precision):
+        model.quantise()
+    return model.eval()
 
 
 def fused(checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -4,12 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from workers import int8
-from workers.bpe import Encoder
-from workers.models.whisper import Whisper, WhisperConfig, fused
+from workers.models.whisper import loaded
 from workers.redecode import Redecoder, Rules, spec_of
 from workers.vad import SileroVAD
 
@@ -51,16 +48,7 @@ def build(  # noqa: PLR0913 every part of a recognizer, by name
     `precision`: float32, int8, or auto, which takes int8 where the processor has 8-bit dot products.
     Raises ValueError, KeyError or RuntimeError for a checkpoint of another architecture.
     """
-    torch.manual_seed(0)
-    model = Whisper(WhisperConfig.from_dict(config))
-    model.load_state_dict(fused(weights))
-    if int8.chosen(precision):
-        model.quantise()
-    spec = spec_of(name, licence, slots)
+    model = loaded(config, weights, precision)
+    spec = replace(spec_of(name, licence, slots), languages=tuple(model.config.languages))
     rules = replace(RULES, partial_ms=partial_ms)
-    encoder = Encoder(pieces)
-
-    def encode(prompt: str) -> list[int]:
-        return encoder.encode(f" {prompt.strip()}") if prompt.strip() else []  # a text begins with a space
-
-    return Redecoder(spec, model.eval(), SileroVAD(vad_weights), pieces, rules, encode)
+    return Redecoder(spec, model.eval(), SileroVAD(vad_weights), pieces, rules)

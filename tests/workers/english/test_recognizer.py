@@ -60,6 +60,7 @@ def test_it_is_what_it_was_asked_to_be(parts: dict[str, Any]) -> None:
     recognizer = built(parts, slots=5, partial_ms=700)
     spec = recognizer.spec
     assert (spec.model, spec.licence, spec.slots, spec.sample_rate) == ("tiny", "MIT", 5, 16_000)
+    assert spec.languages == ("en",)
     assert (spec.chunk_samples, spec.hop_ms) == (2 * HOP, 32)
     assert recognizer.rules.partial_ms == 700
 
