@@ -291,8 +291,9 @@ def keyterms(
     _print(result, ("pool", "clips", "key terms", "recall, %", "word errors, %"), rows, as_json)
     if not as_json:
         for pool, found in result["pools"].items():
+            worse = found["recordings"]["difference_points"]
             _say(
-                f"{pool}: terms that nobody says cost recordings {found['recordings']['difference_points']:+.2f} points "
+                f"{pool}: terms that nobody says cost recordings {worse:+.2f} points "
                 f"(goal: at most {bench_keyterms.GOAL_POINTS:+})"
             )
 

@@ -46,6 +46,7 @@ PURE = {
     "workers/ct2_format.py",
     "workers/endpointing.py",
     "workers/language.py",
+    "workers/memory.py",
     "workers/onnx_format.py",
     "workers/ort_format.py",
     "workers/profanity.py",

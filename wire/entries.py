@@ -7,7 +7,7 @@ Positions are in samples of the 16 kHz mono audio of the session, from its first
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, NoReturn
 
@@ -113,8 +113,8 @@ class Checkpoint:
 
     `turn_order` is the order of the next turn, `position` the first sample still needed, `entry_id` the stream id of
     the last audio entry that is not needed any more ("" if all are), `params` the session's parameters by then. The
-    `lead` samples before `position` are needed only to understand what follows: their words have been told. `said`: the
-    turns before, oldest first, where they are context of the next one: code of the language ("": not known), text.
+    `lead` samples before `position` are needed only to understand what follows: their words have been told. `memory`:
+    what the model keeps of its past, which is its own business; empty if it keeps none.
     """
 
     turn_order: int
@@ -122,7 +122,7 @@ class Checkpoint:
     entry_id: str
     params: dict[str, Any]
     lead: int = 0
-    said: tuple[tuple[str, str], ...] = ()
+    memory: dict[str, Any] = field(default_factory=dict)
 
 
 AudioEntry = AudioFrame | Control
@@ -249,17 +249,15 @@ def pack_checkpoint(checkpoint: Checkpoint) -> bytes:
         checkpoint.entry_id,
         checkpoint.params,
         checkpoint.lead,
-        checkpoint.said,
+        checkpoint.memory,
     )
 
 
 def unpack_checkpoint(data: bytes) -> Checkpoint:
-    """Raises EntryError. Workers of releases before knew of no lead, and kept nothing of what was said."""
+    """Raises EntryError. Workers of releases before knew of no lead, and kept no memory."""
     fields = _unpack(data, Kind.CHECKPOINT)[1]
-    fields += [0, []][len(fields) - 4 :] if len(fields) >= 4 else []
-    order, position, entry_id, params, lead, said = _checked(fields, int, int, str, dict, int, list)
-    pairs = [_checked(pair, str, str) for pair in _checked(said, *[list] * len(said))]
-    return Checkpoint(order, position, entry_id, params, lead, tuple((code, text) for code, text in pairs))
+    fields += [0, {}][len(fields) - 4 :] if len(fields) >= 4 else []
+    return Checkpoint(*_checked(fields, int, int, str, dict, int, dict))
 
 
 #: Most languages that a worker reports, letters of a code, and letters of what a model or a licence is called.

@@ -12,6 +12,7 @@ when the recognizer itself fails, the worker gives every session back and stops,
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,9 +33,13 @@ from workers.turns import Effect, Finished, Flush, SpeechStarted, Turn
 logger = logging.getLogger(__name__)
 
 #: How long one wait for an offer lasts; a drain is noticed after at most this time.
-OFFER_BLOCK_MS = 500
+OFFER_BLOCK_MS = 200
+#: How often to look for sessions whose worker is gone, in seconds.
+LOOK_S = 0.2
 #: Pause before the next try when Redis is away.
 RETRY_S = 0.2
+#: Steps over which what a step takes is averaged.
+PACE_STEPS = 16
 
 
 class Engine:
@@ -60,6 +65,7 @@ class Engine:
         self._publishing = asyncio.Lock()  # a session's events must be written in their order
         self._stopping = False
         self._hurried = False  # do not wait for the next period
+        self._step_s = 0.0  # what a step takes, on average of late
 
     async def run(self, drain: asyncio.Event, joined: Callable[[], None]) -> None:
         """Serve until `drain`, then let sessions end for the grace time and give the rest back.
@@ -114,7 +120,7 @@ class Engine:
                 leases: list[Lease] = []
                 if time.monotonic() >= look_again:
                     leases = await self._pool.take_over(self._slots.free)
-                    look_again = time.monotonic() + self._pool.renew_s
+                    look_again = time.monotonic() + LOOK_S
                 # One at a time: offers that come together are shared among the pool's workers.
                 leases = leases or await self._pool.take(1, OFFER_BLOCK_MS)
             except BusUnavailable as error:
@@ -143,7 +149,8 @@ class Engine:
             self._fail(seat)
             return
         self._seats[lease.session] = seat
-        self._slots.seat(lease.session, lease.generation, seat.origin_ms, options)
+        again = lease.generation > 1
+        self._slots.seat(lease.session, lease.generation, seat.origin_ms, options, steady=again)
         self._tell(seat, Event.TAKEN)
         metrics.SLOTS_USED.labels(self._pool.name).set(len(self._seats))
         logger.info("Session taken", extra={"session": lease.session, "generation": lease.generation})
@@ -196,13 +203,14 @@ class Engine:
         while not self._stopping:
             started, self._hurried = time.monotonic(), False
             await self._read()
-            if (plan := self._slots.plan(self._recognizer.behind)) is not None:
+            if (plan := self._slots.plan(self._recognizer.behind, self._pace())) is not None:
                 step = asyncio.get_running_loop().run_in_executor(
                     self._thread, self._recognizer.step, plan.batch
                 )
                 await self._publish()  # what reading decided
                 results = await step
                 self._observe(plan, time.monotonic() - started)
+                self._hurried |= self._slots.catching_up
                 self._decide(plan, results)
             await self._publish()
             if not self._hurried:
@@ -339,7 +347,14 @@ class Engine:
 
     # -------------------------------------------------------------------------------------------------- observations
 
+    def _pace(self) -> int:
+        """Chunks a step for those who catch up: so many that they do so at twice the speed of speech at least."""
+        spec = self._recognizer.spec
+        chunks = math.ceil(2 * self._step_s * spec.sample_rate / spec.chunk_samples)
+        return min(max(1, chunks), spec.catch_up)
+
     def _observe(self, plan: Plan, seconds: float) -> None:
+        self._step_s += (seconds - self._step_s) / PACE_STEPS
         active = int((plan.batch.samples > 0).sum())
         metrics.STEP_SECONDS.labels(metrics.occupancy(active)).observe(seconds)
 

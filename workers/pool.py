@@ -26,7 +26,7 @@ class Pool:
 
     @property
     def renew_s(self) -> float:
-        """How often to call `renew` and look for abandoned sessions."""
+        """How often to call `renew`."""
         return self.lease_ms / 4000
 
     async def join(self) -> None:

@@ -6,7 +6,7 @@ No I/O, no clock, no logging; seeded; deterministic on a CPU. Times are ms of th
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,8 +40,9 @@ class Spec:
         return self.chunk_samples * self.catch_up
 
 
-#: A turn that is over: code of its language ("" where the model tells none), and its text.
-Said = tuple[str, str]
+#: What a model keeps of a slot's past for whoever takes the session over: a few kB of what msgpack carries, the model's
+#: own business otherwise.
+Memory = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class SlotOptions:
     prompt          what the session is about, for names and spellings
     agent_context   what the other side of the conversation said last
     previous_turns  how many turns before the open one are its context, at most
-    said            the turns that ended by `said_to_ms`, oldest first; read when the slot is reset
+    memory          what another worker kept of the session (`Hypothesis.memory`); read when the slot is reset
     first_ms        speech after which a turn's first words are told, ...
     partial_ms      ... and audio between two later partials; 0: what suits the model
     """
@@ -66,8 +67,7 @@ class SlotOptions:
     prompt: str = ""
     agent_context: str = ""
     previous_turns: int = 0
-    said: tuple[Said, ...] = ()
-    said_to_ms: int = 0
+    memory: Memory | None = None
     first_ms: int = 0
     partial_ms: int = 0
 
@@ -115,6 +115,7 @@ class Hypothesis:
     failed        this slot's computation failed, its neighbours' did not; its state is of no use any more
     language      code of the language that these words are in, with `language_confidence` 0 to 1 (0 where it was given
                   and not heard); None: the model tells none, or nothing was decoded yet in the open turn
+    memory        with an answer to a flush: what to keep of the past, from there on; None: the model keeps none
     """
 
     observations: tuple[Observation, ...] = ()
@@ -126,6 +127,7 @@ class Hypothesis:
     failed: bool = False
     language: str | None = None
     language_confidence: float = 0.0
+    memory: Memory | None = None
 
 
 class Recognizer(Protocol):

@@ -19,6 +19,7 @@ suffices. When it does not, partials wait, and finals go first.
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -29,8 +30,9 @@ from workers.biasing import Terms, Vocabulary
 from workers.bpe import Encoder
 from workers.drafting import Task, Transcript, transcribe
 from workers.language import weigh
+from workers.memory import KEPT_HOPS, Hop, recall, remember
 from workers.models.decoder import EncoderDecoder, Hint
-from workers.recognizer import NO_FLUSH, Batch, Hypothesis, Observation, SlotOptions, Spec
+from workers.recognizer import NO_FLUSH, Batch, Hypothesis, Memory, Observation, SlotOptions, Spec
 from workers.vad import HOP, SileroVAD
 from workers.window import SAMPLES_PER_MS, Window
 from workers.words import (
@@ -53,6 +55,8 @@ CATCH_UP = 16
 
 #: Speech ends below the threshold less this (Silero's own hysteresis).
 HYSTERESIS = 0.15
+#: Of a slot whose session gave no key terms.
+NO_TERMS: tuple[tuple[str, ...], None] = (), None
 
 #: Where first words are wanted early and the speech so far gave none, it is tried again so soon.
 RETRY_MS = 128
@@ -126,7 +130,10 @@ class Redecoder:
         self._windows = [Window() for _ in range(spec.slots)]
         # Where key terms are part of the context, a bonus on top makes them up.
         self._vocabulary = None if context else Vocabulary(pieces, Encoder(pieces).encode, model.end_token)
-        self._terms: list[Terms | None] = [None] * spec.slots  # of the window's options, compiled
+        self._terms: list[tuple[tuple[str, ...], Terms | None]] = [
+            NO_TERMS
+        ] * spec.slots  # as given, as compiled
+        self._hops: list[deque[Hop]] = [deque(maxlen=KEPT_HOPS) for _ in range(spec.slots)]
 
     def warm_up(self) -> None:
         """One decode of a second of silence, alone and batched, so that no session pays for first calls."""
@@ -157,17 +164,33 @@ class Redecoder:
         if batch.reset.any():
             self._vad.reset(self._vad_state, torch.from_numpy(batch.reset))
             for slot in np.flatnonzero(batch.reset).tolist():
-                said = batch.options[slot].said if slot in batch.options else ()
-                self._windows[slot] = Window(origin_ms=int(batch.origin_ms[slot]), said=[*said])
-                self._terms[slot] = None
+                self._hops[slot].clear()
+                self._windows[slot] = self._opened(slot, int(batch.origin_ms[slot]), batch.options.get(slot))
+                self._terms[slot] = NO_TERMS
         for slot, options in batch.options.items():
-            if self._vocabulary and options.keyterms != self._windows[slot].options.keyterms:
-                self._terms[slot] = self._vocabulary.compile(options.keyterms)
+            if self._vocabulary and options.keyterms != self._terms[slot][0]:
+                self._terms[slot] = options.keyterms, self._vocabulary.compile(options.keyterms)
             self._windows[slot].options, self._windows[slot].before = options, None
         for slot in np.flatnonzero(batch.samples).tolist():
             self._windows[slot].append(batch.audio[slot, : batch.samples[slot]])
         for slot in np.flatnonzero(batch.flush_ms != NO_FLUSH).tolist():
             self._windows[slot].flush_ms = int(batch.flush_ms[slot])
+
+    def _opened(self, slot: int, origin_ms: int, options: SlotOptions | None) -> Window:
+        """A new window, with what the options remember; nothing, if that cannot be understood."""
+        if options is None or options.memory is None:
+            return Window(origin_ms=origin_ms)
+        try:
+            window, state = recall(options.memory, self.spec.model, origin_ms, options)
+            if state is not None:
+                self._vad.restore(self._vad_state, slot, torch.from_numpy(state.copy()))
+        except (KeyError, TypeError, ValueError, RuntimeError):
+            return Window(origin_ms=origin_ms)
+        return window
+
+    def _memory(self, slot: int, window: Window) -> Memory:
+        hops = [hop for hop in self._hops[slot] if hop.heard <= window.turn_from]
+        return remember(window, self.spec.model, hops[-1] if hops else None)
 
     def _listen(self) -> tuple[list[list[Observation]], dict[int, _Due]]:
         """Speech probability of every hop that is complete, one batched VAD step per round; and which slots fell due
@@ -186,8 +209,11 @@ class Redecoder:
                 speech = self._vad.step(
                     self._vad_state, torch.from_numpy(hops), torch.from_numpy(active)
                 ).tolist()
+            states = self._vad.rows(self._vad_state).numpy()
             for slot in ready:
-                self._hear(self._windows[slot], speech[slot])
+                window = self._windows[slot]
+                self._hear(window, speech[slot])
+                self._hops[slot].append(Hop(window.heard, window.speaking, window.onset, states[slot]))
                 heard[slot].append(
                     Observation(self._windows[slot].ms(self._windows[slot].heard), speech[slot])
                 )
@@ -257,9 +283,8 @@ class Redecoder:
         # Nothing is shown of a sound that may still turn out to be a breath: the turn's first decode waits that long.
         wait_ms = window.options.partial_ms or self.rules.partial_ms
         if not window.told and not window.tail:
-            tried = window.decoded_to > window.onset
-            first_ms = RETRY_MS if tried and window.options.first_ms else window.options.first_ms or wait_ms
-            wait_ms = first_ms if tried else max(first_ms, self.rules.breath_ms)
+            first_ms, tried = window.options.first_ms, window.decoded_to > window.onset
+            wait_ms = RETRY_MS if first_ms and tried else max(first_ms or wait_ms, self.rules.breath_ms)
         if since >= wait_ms * SAMPLES_PER_MS:
             return _Due(slot, 2, since, window.heard)
         return None
@@ -274,7 +299,8 @@ class Redecoder:
     def _decode(self, line: Sequence[_Due]) -> tuple[dict[int, tuple[Word, ...]], set[int]]:
         """Decode the slots in line. Returns the words that settled, per slot, and the slots that failed."""
         tasks = [
-            replace(self._task(self._windows[item.slot], item), terms=self._terms[item.slot]) for item in line
+            replace(self._task(self._windows[item.slot], item), terms=self._terms[item.slot][1])
+            for item in line
         ]
         transcripts = self._transcripts(tasks)
         if self.rules.cut_short:
@@ -383,12 +409,15 @@ class Redecoder:
             return None
         tail: tuple[Word, ...] | None = None if settled is None else tuple(window.tail)
         words, heard_ms, confidence = settled or (), window.ms(window.decoded_to), window.end_of_turn
-        language, sure = window.belief.language, window.belief.confidence
-        if flushed is not None:
+        language, sure, memory = window.belief.language, window.belief.confidence, None
+        if flushed is not None and flushed <= window.ms(window.turn_from):
+            window.flush_ms = NO_FLUSH  # there the turn began: all before it is settled
+        elif flushed is not None:
             ending = sum(word.start_ms < flushed for word in window.tail)
             words += window.settle(ending)
             tail = ()
             window.finish(flushed, self.rules.context_ms)
+            memory = self._memory(slot, window)
         elif settled is not None:
             words += self._shorten(window)
             tail = tuple(window.tail)
@@ -401,6 +430,7 @@ class Redecoder:
             heard_ms,
             language=language,
             language_confidence=sure,
+            memory=memory,
         )
 
     def _flushed(self, slot: int, window: Window) -> int | None:

@@ -39,15 +39,12 @@ REST_EVERY_MS, REST_MARGIN_MS = 10_000, 1_000
 LEAD_MS, LONGEST_LEAD_MS = 4_000, 10_000
 #: The same before silence, for the VAD alone.
 QUIET_LEAD_MS = 1_000
-#: Taking over begins at a whole multiple of this, so that the VAD's hops fall as they fell before.
-LEAD_GRAIN_MS = 32
+#: Taking over begins at a whole multiple of this, so that chunks, and the VAD's hops in them, fall as they fell before.
+LEAD_GRAIN_MS = 64
 
 #: The U3 family tells a turn's first words after so much speech and the delay that the session wants, and news about
 #: every second, or as seldom as this (protocol 2.2, 4.3.2).
 EARLY_MS, RARE_MS = 256, 3_000
-#: Of what was said before so much is kept, in whole turns: more than any model's prompt holds.
-SAID_CHARACTERS = 2_000
-
 #: News of what was heard, and of silence, for sessions that asked for them (protocol 4.7, 4.8).
 PULSE_MS = 1_000
 
@@ -75,8 +72,8 @@ class Seat:
         self._done: tuple[str, Mapping[str, Any]] = (saved.entry_id, saved.params)
         self._lead_fed = False
         self._early: list[Word] = []  # of the open turn, settled before the lead was
-        self._saved_ms = self._said_to_ms = self.ms(saved.position)
-        self._said, self._language = saved.said, ""
+        self._saved_ms = self.ms(saved.position)
+        self._memory = saved.memory or None
         # Where words begin that a lead may begin with.
         self._origin_ms = self.origin_ms
         self._begins: deque[int] = deque([self.origin_ms])
@@ -103,6 +100,7 @@ class Seat:
             language=codes[0] if len(codes) == 1 else None,
             languages=codes if len(codes) > 1 else (),
             keyterms=tuple(params.get("keyterms_prompt", ())),
+            memory=self._memory,
         )
         if not self._is_u3:
             return options
@@ -110,9 +108,7 @@ class Seat:
             options,
             prompt=str(params.get("prompt", "")),
             agent_context=str(params.get("agent_context", "")),
-            previous_turns=self._previous_turns,
-            said=self._said,
-            said_to_ms=self._said_to_ms,
+            previous_turns=int(params.get("previous_context_n_turns", 0)),
             first_ms=int(params.get("interruption_delay", 0)) + EARLY_MS,
             partial_ms=0 if params.get("continuous_partials", True) else RARE_MS,
         )
@@ -121,10 +117,6 @@ class Seat:
     def _is_u3(self) -> bool:
         model = MODELS.get(self.params.get("speech_model", ""))
         return model is not None and model.family is Family.U3
-
-    @property
-    def _previous_turns(self) -> int:
-        return int(self.params.get("previous_context_n_turns", 0)) if self._is_u3 else 0
 
     @property
     def tells_partials(self) -> bool:
@@ -177,8 +169,8 @@ class Seat:
     def heard(self, hypothesis: Hypothesis) -> Hypothesis:
         """What of the hypothesis is new: while the lead is heard again, nothing that was said before its end."""
         begin_ms, flushed_ms = self.leading_ms, hypothesis.flushed_ms
-        if flushed_ms is not None:
-            self._language = hypothesis.language or ""
+        if flushed_ms is not None and flushed_ms != begin_ms:
+            self._memory = hypothesis.memory
         if begin_ms is None:
             return hypothesis
         hops = tuple(hop for hop in hypothesis.observations if hop.at_ms > begin_ms)
@@ -204,15 +196,7 @@ class Seat:
         while len(self._begins) > 1 and self._begins[1] <= end_ms - LEAD_MS:
             self._begins.popleft()
         from_ms = max(self._begins[0], end_ms - LONGEST_LEAD_MS)
-        self._remember(turn.transcript)
         return Publication(self.lease, (event,), self.checkpoint(turn.turn_order + 1, end_ms, from_ms))
-
-    def _remember(self, text: str) -> None:
-        """The turn's text is context of the turns that follow, for whoever takes over too."""
-        said = [*self._said, (self._language, text)][-self._previous_turns :] if self._previous_turns else []
-        while len(said) > 1 and sum(len(text) for _, text in said[1:]) > SAID_CHARACTERS:
-            del said[0]
-        self._said = tuple(said)
 
     def message(self, started: SpeechStarted) -> Publication:
         """The onset of speech, for pools that tell it."""
@@ -258,7 +242,7 @@ class Seat:
             _, entry_id, params = self._marks.popleft()
             self._done = (entry_id.decode(), params)
         lead = position - first
-        return Checkpoint(turn_order, position, self._done[0], dict(self._done[1]), lead, self._said)
+        return Checkpoint(turn_order, position, self._done[0], dict(self._done[1]), lead, self._memory or {})
 
     def _event(self, event: Event, turn_order: int = -1, final: bool = False, text: str = "") -> SessionEvent:
         number, self._sequence = self._sequence, self._sequence + 1

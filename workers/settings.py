@@ -55,7 +55,7 @@ class WorkerSettings(ServiceSettings):
         description="Time between two steps of the model, in ms; a step in a hurry does not wait.",
     )
     lease_s: float = Field(
-        3.0, ge=0.5, le=60, description="A worker silent for so many seconds loses its sessions to another."
+        1.5, ge=0.5, le=60, description="A worker silent for so many seconds loses its sessions to another."
     )
     max_takes: int = Field(
         5,

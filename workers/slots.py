@@ -50,6 +50,7 @@ class _Seat:
     pieces: deque[Samples] = field(default_factory=deque)
     cuts: deque[int] = field(default_factory=deque)
     fresh: bool = True
+    steady: bool = False  # until it has caught up
     flush_ms: int = NO_FLUSH  # asked, not yet in a plan
     awaited_ms: int = NO_FLUSH  # in a plan, not yet answered
     out: int = 0  # plans out that may tell something about it
@@ -90,13 +91,19 @@ class Slots:
 
     # ---- sessions
 
-    def seat(self, session: str, generation: int, origin_ms: int, options: SlotOptions) -> int:
-        """Give the session a slot; its audio begins at `origin_ms`. Raises ValueError if seated, or no slot is free."""
+    def seat(
+        self, session: str, generation: int, origin_ms: int, options: SlotOptions, steady: bool = False
+    ) -> int:
+        """Give the session a slot; its audio begins at `origin_ms`. Raises ValueError if seated, or no slot is free.
+
+        `steady`: until it has caught up, its audio goes out in pieces as it first did (`pace` of `plan`), so that what
+        is decoded, and when, is what another worker decoded, or would have.
+        """
         if session in self._seats or not self._empty:
             raise ValueError(f"session {session} is seated already" if self._empty else "every slot is taken")
         slot, start = self._empty.pop(0), origin_ms * self._per_ms
         self._seats[session] = _Seat(
-            slot, Owner(session, generation), origin_ms, start, start, start, options
+            slot, Owner(session, generation), origin_ms, start, start, start, options, steady=steady
         )
         return slot
 
@@ -164,13 +171,19 @@ class Slots:
 
     # ---- steps
 
-    def plan(self, behind: bool = False) -> Plan | None:
-        """The next step, or None if no slot has anything to do; `behind`: the recognizer has, even without audio.
+    @property
+    def catching_up(self) -> bool:
+        """Whether a steady seat has a chunk left: there is no need to wait for more."""
+        return any(seat.steady and self._is_full(seat) for seat in self._seats.values())
 
-        A slot takes part with a full chunk; with less where a cut or a flush asks for it; and with no samples at all
-        while a flush is unanswered, so that the model can go on without new audio. Any other slot that has had a row
-        may be told something, too: what was due before and found no room. The plan's arrays are its own until the
-        plan after the next is made. Raises RuntimeError if two plans are out.
+    def plan(self, behind: bool = False, pace: int = 1) -> Plan | None:
+        """The next step, or None if no slot has anything to do; `behind`: the recognizer has, even without audio;
+        `pace`: chunks that a steady seat takes at most.
+
+        A slot takes part with a full chunk; with less where a cut asks for it; and with no samples at all while a flush
+        of what is planned already waits, or is unanswered, so that the model can go on without new audio. Any other
+        slot that has had a row may be told something, too: what was due before and found no room. The plan's arrays
+        are its own until the plan after the next is made. Raises RuntimeError if two plans are out.
         """
         if len(self._out) == len(self._arrays):
             raise RuntimeError("two plans are out already: deliver the first")
@@ -183,7 +196,7 @@ class Slots:
         options: dict[int, SlotOptions] = {}
         for seat in self._seats.values():
             if self._due(seat):
-                self._fill(seat, arrays, options)
+                self._fill(seat, arrays, options, pace)
             if not seat.fresh:
                 rows[seat.slot] = seat
                 seat.out += 1
@@ -193,27 +206,39 @@ class Slots:
         return plan
 
     def _due(self, seat: _Seat) -> bool:
-        full = seat.fed - seat.planned >= self._spec.chunk_samples
         stuck = seat.awaited_ms != NO_FLUSH and not seat.out  # the last row did not bring the answer
-        return full or bool(seat.cuts) or seat.flush_ms != NO_FLUSH or stuck
+        return self._is_full(seat) or bool(seat.cuts) or self._reached(seat) or stuck
 
-    def _fill(self, seat: _Seat, arrays: _Arrays, options: dict[int, SlotOptions]) -> None:
-        slot = seat.slot
-        arrays.samples[slot] = self._take(seat, arrays.audio[slot])
+    def _is_full(self, seat: _Seat) -> bool:
+        return seat.fed - seat.planned >= self._spec.chunk_samples
+
+    def _reached(self, seat: _Seat) -> bool:
+        """Whether a flush waits that needs no more audio than is planned."""
+        return seat.flush_ms != NO_FLUSH and seat.flush_ms * self._per_ms <= seat.planned
+
+    def _fill(self, seat: _Seat, arrays: _Arrays, options: dict[int, SlotOptions], pace: int) -> None:
+        slot, row = seat.slot, arrays.audio[seat.slot]
+        if seat.steady:
+            row = row[: pace * self._spec.chunk_samples]
+        arrays.samples[slot] = self._take(seat, row)
+        seat.steady = seat.steady and self._is_full(seat)
         if seat.fresh:
             arrays.reset[slot], arrays.origin_ms[slot] = True, seat.origin_ms
             seat.fresh = False
         if seat.options is not None:
             options[slot], seat.options = seat.options, None
-        if seat.flush_ms != NO_FLUSH and seat.flush_ms * self._per_ms <= seat.planned:
+        if self._reached(seat):
             arrays.flush_ms[slot] = seat.awaited_ms = seat.flush_ms
             seat.flush_ms = NO_FLUSH
 
     def _take(self, seat: _Seat, row: NDArray[np.float32]) -> int:
-        """Move samples from the backlog into `row`: whole chunks as far as there are any, and not across a cut."""
+        """Move samples from the backlog into `row`: whole chunks as far as there are any, and not across a cut.
+
+        A flush does not change how audio is cut into chunks, so that it hangs on nothing but the audio what is decoded.
+        """
         limit = seat.cuts[0] if seat.cuts else seat.fed
         wanted = min(len(row), limit - seat.planned)
-        if not seat.cuts and seat.flush_ms == NO_FLUSH:
+        if not seat.cuts:
             wanted -= wanted % self._spec.chunk_samples
         taken = 0
         while taken < wanted:

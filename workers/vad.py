@@ -75,6 +75,19 @@ class SileroVAD(nn.Module):
         for part in (state.context, state.hidden, state.cell):
             part.masked_fill_(mask[:, None], 0.0)
 
+    def rows(self, state: VadState) -> Tensor:
+        """Each slot's state as a row, `[S, N]`, a copy."""
+        return torch.cat([state.context, state.hidden, state.cell], dim=1)
+
+    def restore(self, state: VadState, slot: int, row: Tensor) -> None:
+        """Put a row of `rows` back. Raises RuntimeError for one of another width."""
+        at = 0
+        for part in (state.context, state.hidden, state.cell):
+            part[slot] = row[at : at + part.shape[1]]
+            at += part.shape[1]
+        if at != len(row):
+            raise RuntimeError(f"a row of {len(row)}, expected {at}")
+
     def step(self, state: VadState, audio: Tensor, active: Tensor) -> Tensor:
         """Probabilities `[S]` for one hop of `audio` `[S, 512]` float32 in [-1, 1].
 

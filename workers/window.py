@@ -15,10 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.language import Belief
-from workers.recognizer import NO_FLUSH, Said, SlotOptions
+from workers.recognizer import NO_FLUSH, SlotOptions
 from workers.words import MIN_WORD_MS, Word, join
 
 SAMPLES_PER_MS = 16
+#: Of what was said before so much is kept, in whole turns: more than a model's prompt holds.
+SAID_CHARACTERS = 2_000
+#: A turn that is over: code of its language ("" where the model tells none), and its text.
+Said = tuple[str, str]
 #: Audio kept before the first word of a context.
 LEAD_IN_MS = 100
 #: A first word that was placed before all speech lasts at most this long.
@@ -50,7 +54,9 @@ class Window:
     turn_from: int = 0  # where the open turn begins
     belief: Belief = field(default_factory=Belief)  # which language the open turn is in
     words: list[Word] = field(default_factory=list)  # of the open turn, settled
-    said: list[Said] = field(default_factory=list)  # the turns before, as many as are context
+    said: list[Said] = field(default_factory=list)  # the turns before, as many as are context ...
+    said_to_ms: int = 0  # ... up to here
+    begin: int | None = None  # cut here once the audio is there (`memory.py`)
     before: tuple[str, tuple[int, ...]] | None = None  # a language, and tokens of what came before in it
     _audio: NDArray[np.float32] = field(default_factory=lambda: np.zeros(16_000, np.float32))
     _length: int = 0
@@ -77,6 +83,7 @@ class Window:
             self._audio = grown
         self._audio[self._length : needed] = samples
         self._length = needed
+        self._begin()
 
     def audio(self, begin: int, end: int) -> NDArray[np.float32]:
         """A view of the samples from `begin` to `end`; valid until the next `append` or `cut`."""
@@ -98,6 +105,13 @@ class Window:
         elif voiced:
             self.speech.append((self.heard, self.heard + hop))
         self.heard += hop
+        self._begin()
+
+    def _begin(self) -> None:
+        """Cut where the window of another worker began, as soon as that does not move where the next hop begins."""
+        if self.begin is not None and min(self.end, self.heard) >= self.begin:
+            self.cut(self.begin)
+            self.begin = None
 
     def timed(self, words: Sequence[Word]) -> list[Word]:
         """The same words, their times mended by what the VAD heard.
@@ -173,13 +187,16 @@ class Window:
             self.last_speech = 0
 
     def _remember(self, at_ms: int) -> None:
-        """The words before `at_ms` become the text of a turn that was said, unless the options told of it already."""
+        """The words before `at_ms` become the text of a turn that was said, unless it was known already."""
         words = [word.text for word in self.words if word.start_ms < at_ms]
         del self.words[: len(words)]
-        if words and at_ms > self.options.said_to_ms:
+        if words and at_ms > self.said_to_ms:
             self.said.append((self.belief.language or "", join(words)))
-            self.before = None
-        del self.said[: max(0, len(self.said) - self.options.previous_turns)]
+            self.before, self.said_to_ms = None, at_ms
+        spare = max(0, len(self.said) - self.options.previous_turns)
+        while sum(len(text) for _, text in self.said[spare + 1 :]) > SAID_CHARACTERS:
+            spare += 1
+        del self.said[:spare]
 
     def drop_context(self) -> None:
         """What was said before is too long ago to help."""

@@ -64,9 +64,7 @@ CODECS: list[tuple[Callable[[Any], bytes], Callable[[bytes], Any], st.SearchStra
     (
         entries.pack_checkpoint,
         entries.unpack_checkpoint,
-        st.builds(
-            Checkpoint, counts, counts, texts, params, counts, st.lists(st.tuples(texts, texts)).map(tuple)
-        ),
+        st.builds(Checkpoint, counts, counts, texts, params, counts, params),
     ),
     (
         entries.pack_load,

@@ -23,7 +23,6 @@ from workers.seat import (
     QUIET_LEAD_MS,
     REST_EVERY_MS,
     REST_MARGIN_MS,
-    SAID_CHARACTERS,
     Seat,
     refusal,
 )
@@ -96,29 +95,19 @@ def test_other_families_have_key_terms_alone() -> None:
     assert options == SlotOptions(keyterms=("Anna",))
 
 
-def test_what_was_said_goes_into_the_checkpoint_and_to_whoever_takes_over() -> None:
-    seat, saved = Seat(lease(params=u3(previous_context_n_turns=2))), []
-    for number, (code, text) in enumerate([("en", "One."), ("fr", "Deux."), (None, "Three.")]):
-        seat.heard(Hypothesis(flushed_ms=1, language=code))
-        saved.append(seat.publication(Turn(number, True, True, text, 1.0)).checkpoint)
-    first, second, third = ("en", "One."), ("fr", "Deux."), ("", "Three.")
-    kept = [checkpoint.said for checkpoint in saved if checkpoint]
-    assert kept == [(first,), (first, second), (second, third)]
-    assert saved[-1] is not None
-    options = Seat(lease(replace(saved[-1], position=1600 * MS))).options
-    assert (options.said, options.said_to_ms) == ((second, third), 1600)
-
-
-def test_little_is_kept_of_what_was_said() -> None:
-    seat = Seat(lease(params=u3(previous_context_n_turns=100)))
-    for n in range(30):
-        kept = seat.publication(Turn(n, True, True, str(n) * 200, 1.0)).checkpoint
-    assert kept is not None
-    assert SAID_CHARACTERS < sum(len(text) for _, text in kept.said) <= SAID_CHARACTERS + 400
-    silent = Seat(lease(params=u3(previous_context_n_turns=0)))
-    checkpoint = silent.publication(final()).checkpoint
-    assert checkpoint is not None
-    assert checkpoint.said == ()
+def test_what_a_model_keeps_goes_into_the_checkpoint_and_to_whoever_takes_over() -> None:
+    seat = Seat(lease())
+    seat.heard(Hypothesis(flushed_ms=1_000, memory={"kept": 1}))
+    saved = seat.publication(final()).checkpoint
+    assert saved is not None
+    assert saved.memory == {"kept": 1}
+    taken = Seat(lease(replace(saved, position=1600 * MS, lead=1600 * MS)))
+    assert taken.options.memory == {"kept": 1}
+    taken.heard(Hypothesis(flushed_ms=1600))  # the lead is over, and no turn has ended
+    rest = taken.checkpoint(1, 1600, 1600)
+    assert rest.memory == {"kept": 1}
+    taken.heard(Hypothesis(flushed_ms=2_000))  # this model keeps nothing
+    assert taken.checkpoint(2, 2_000, 2_000).memory == {}
 
 
 def test_key_terms_reach_the_model_as_they_come_from_the_wire() -> None:
@@ -219,9 +208,9 @@ def test_a_session_that_cannot_be_seated_is_told_so() -> None:
 
 def test_a_checkpoint_keeps_the_entry_in_which_it_falls() -> None:
     seat = seated(frame(0), frame(100), frame(200))
-    assert seat.checkpoint(1, 160, 160) == Checkpoint(1, 160 * MS, "1-0", PARAMS)
-    assert seat.checkpoint(2, 224, 224) == Checkpoint(2, 224 * MS, "2-0", PARAMS)
-    assert seat.checkpoint(2, 256, 256).entry_id == "2-0"
+    assert seat.checkpoint(1, 128, 128) == Checkpoint(1, 128 * MS, "1-0", PARAMS)
+    assert seat.checkpoint(2, 256, 256) == Checkpoint(2, 256 * MS, "2-0", PARAMS)
+    assert seat.checkpoint(2, 260, 260) == Checkpoint(2, 260 * MS, "2-0", PARAMS, 4 * MS)
 
 
 def test_a_lead_begins_at_a_hop_and_never_before_the_seat_itself() -> None:
@@ -278,7 +267,7 @@ def test_a_checkpoint_holds_the_parameters_of_its_place() -> None:
     seat = seated(frame(0), frame(100), change, frame(200))
     assert seat.params["min_turn_silence"] == 77
     assert seat.checkpoint(1, 150, 150).params == PARAMS
-    assert seat.checkpoint(1, 224, 224).params["min_turn_silence"] == 77
+    assert seat.checkpoint(1, 256, 256).params["min_turn_silence"] == 77
 
 
 def test_the_order_to_end_is_needed_to_the_end() -> None:

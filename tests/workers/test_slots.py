@@ -206,15 +206,53 @@ def test_no_empty_step_is_planned_while_the_flush_is_still_being_computed():
     assert slots.plan() is None
 
 
-def test_a_flush_waits_for_the_audio_before_it_and_takes_the_rest_along():
+def test_a_flush_waits_for_the_chunk_that_reaches_it():
+    """How audio is cut into chunks does not hang on flushes, so neither does what is decoded."""
     slots = seated("a")
     slots.feed("a", ramp(0, 2 * CHUNK + 48))
     slots.flush("a", 23)
     found = []
-    for _ in range(3):
+    for _ in range(2):
         plan, _ = run(slots, said())
         found.append((int(plan.batch.samples[0]), int(plan.batch.flush_ms[0])))
-    assert found == [(CHUNK, NO_FLUSH), (CHUNK, NO_FLUSH), (48, 23)]
+    assert slots.plan() is None
+    slots.feed("a", ramp(2 * CHUNK + 48, CHUNK - 48))
+    plan, _ = run(slots, said())
+    assert [*found, (int(plan.batch.samples[0]), int(plan.batch.flush_ms[0]))] == [
+        (CHUNK, NO_FLUSH),
+        (CHUNK, NO_FLUSH),
+        (CHUNK, 23),
+    ]
+
+
+def test_a_cut_takes_a_flush_along():
+    slots = seated("a")
+    slots.feed("a", ramp(0, 48))
+    slots.flush("a", 3)
+    slots.cut("a")
+    plan, _ = run(slots, said())
+    assert (int(plan.batch.samples[0]), int(plan.batch.flush_ms[0])) == (48, 3)
+
+
+def test_a_steady_seat_catches_up_at_the_pace_it_is_given():
+    slots = Slots(replace(SPEC, catch_up=4))
+    slots.seat("a", 2, 0, SlotOptions(), steady=True)
+    slots.seat("b", 1, 0, SlotOptions())
+    for session in "ab":
+        slots.feed(session, ramp(0, 6 * CHUNK))
+    taken = []
+    for pace in (1, 2, 1):
+        assert slots.catching_up
+        plan = slots.plan(pace=pace)
+        assert plan is not None
+        slots.deliver(plan, [None] * SPEC.slots)
+        taken.append(int(plan.batch.samples[0]))
+    assert taken == [CHUNK, 2 * CHUNK, CHUNK]
+    run(slots)
+    run(slots)
+    assert not slots.catching_up
+    slots.feed("a", ramp(6 * CHUNK, 3 * CHUNK))
+    assert run(slots)[0].batch.samples[0] == 3 * CHUNK  # it has caught up, and is as any other
 
 
 def test_a_flush_in_the_past_is_asked_at_once():

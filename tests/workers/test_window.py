@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from workers.recognizer import NO_FLUSH, SlotOptions
-from workers.window import SAMPLES_PER_MS, Window
+from workers.window import SAID_CHARACTERS, SAMPLES_PER_MS, Window
 from workers.words import MIN_WORD_MS, Word
 
 HOP = 512
@@ -260,8 +260,8 @@ def test_texts_of_the_last_turns_are_kept_with_their_language() -> None:
     assert window.said[-1] == ("", "Four.")
 
 
-def test_what_was_told_of_by_the_options_is_not_kept_twice() -> None:
-    window = Window(options=SlotOptions(previous_turns=5, said_to_ms=1_000), said=[("", "One.")])
+def test_what_is_known_already_is_not_kept_twice() -> None:
+    window = Window(options=SlotOptions(previous_turns=5), said=[("", "One.")], said_to_ms=1_000)
     finished(window, "One.", 1_000)
     finished(window, "Two.", 2_000)
     assert window.said == [("", "One."), ("", "Two.")]
@@ -275,3 +275,10 @@ def test_a_word_behind_the_end_belongs_to_the_turn_after() -> None:
     window.finish(1_000)
     window.finish(2_000)
     assert window.said == [("", "One."), ("", "Two.")]
+
+
+def test_little_is_kept_of_what_was_said() -> None:
+    window = Window(options=SlotOptions(previous_turns=100))
+    for number in range(1, 30):
+        finished(window, "x" * 150, 1_000 * number)
+    assert SAID_CHARACTERS <= sum(len(text) for _, text in window.said) <= SAID_CHARACTERS + 150

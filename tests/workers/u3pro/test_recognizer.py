@@ -142,15 +142,6 @@ def test_turns_before_help_and_are_not_said_again(recognizer: Redecoder) -> None
     ]
 
 
-def test_whoever_is_told_what_was_said_hears_what_the_one_before_would_have(recognizer: Redecoder) -> None:
-    whole = heard(recognizer, sound("best_of_times.wav", "season_of_light.wav"))
-    before = [("en", turn.transcript) for turn in whole.finals if turn.words[0].start < 11_000]
-    taken = heard(recognizer, sound("season_of_light.wav"), said=tuple(before))
-    assert [turn.transcript for turn in taken.finals] == [
-        turn.transcript for turn in whole.finals[len(before) :]
-    ]
-
-
 def test_languages_may_change_between_turns_in_spite_of_what_was_said(recognizer: Redecoder) -> None:
     gap = np.zeros(24_000, np.float32)
     clips = [clip(code, "pangrama")[0] for code in ("pt", "zh", "fr")]
@@ -164,7 +155,8 @@ def test_languages_may_change_between_turns_in_spite_of_what_was_said(recognizer
 def test_nothing_is_said_in_noise_whatever_the_context(recognizer: Redecoder, threshold: float) -> None:
     """The family's own threshold is low; with a lower one, the model's own doubts have to do."""
     said = tuple(("en", TRANSCRIPTS[name]) for name in ("beckett.wav", "before_us.wav"))
-    context = {"prompt": "A call to the bank.", "agent_context": "Who is it?", "said": said, "said_to_ms": 0}
+    memory = {"model": "", "said": said, "before": "en", "cut_ms": 0}
+    context = {"prompt": "A call to the bank.", "agent_context": "Who is it?", "memory": memory}
     options = replace(OPTIONS, vad_threshold=threshold, **context)  # type: ignore[arg-type]
     sounds = every(60.0 if threshold == 0.2 else 20.0)
     names = list(sounds)
