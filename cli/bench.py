@@ -291,9 +291,10 @@ def keyterms(
     _print(result, ("pool", "clips", "key terms", "recall, %", "word errors, %"), rows, as_json)
     if not as_json:
         for pool, found in result["pools"].items():
+            worse = found["recordings"]["difference_points"]
             _say(
-                f"{pool}: terms that nobody says cost {found['recordings']['difference_points']:+.2f} points "
-                f"worse (goal: at most {bench_keyterms.GOAL_POINTS:+})"
+                f"{pool}: terms that nobody says cost recordings {worse:+.2f} points "
+                f"(goal: at most {bench_keyterms.GOAL_POINTS:+})"
             )
 
 

@@ -47,8 +47,8 @@ def run(quick: bool, tell: Callable[[str], None], pool: str = "english") -> dict
         for at in range(0, len(clips), AT_ONCE):
             batch = clips[at : at + AT_ONCE]
             tell(f"streaming {', '.join(clip.name for clip in batch)}")
-            load = bench_load.Load(url, tuple(map(spoken, batch)), stagger_s=0.5)
-            streamed += [transcript(record) for record in bench_load.generate(load, stack.check).records]
+            load = bench_load.Load(url, tuple(map(with_silence, batch)), stagger_s=0.5)
+            streamed += [joined(record) for record in bench_load.generate(load, stack.check).records]
     return {
         "settings": {"pool": pool, "model": model, "precision": settings.precision, "at_once": AT_ONCE},
         "method": METHOD,
@@ -57,13 +57,13 @@ def run(quick: bool, tell: Callable[[str], None], pool: str = "english") -> dict
     }
 
 
-def spoken(clip: Clip) -> bench_clips.Talk:
-    """The recording, and the silence after it."""
+def with_silence(clip: Clip) -> bench_clips.Talk:
+    """The recording, and silence after it."""
     silence = bytes(int(SILENCE_S * audio_file.SAMPLE_RATE) * 2)
     return bench_clips.Talk(clip.samples.tobytes() + silence, ())
 
 
-def transcript(record: Record) -> str:
+def joined(record: Record) -> str:
     """The session's finals in order, each turn once. Raises StackFailed if it failed."""
     if record.error:
         raise up.StackFailed(record.error)

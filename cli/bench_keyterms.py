@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from cli import bench_clips, bench_load, bench_names, up
-from cli.bench_accuracy import spoken, transcript
+from cli.bench_accuracy import joined, with_silence
 from cli.bench_clips import Clip
 from cli.bench_machine import tool
 from cli.bench_words import normalised, rate
@@ -72,8 +72,8 @@ def _streamed(
     for at in range(0, len(clips), AT_ONCE):
         batch = clips[at : at + AT_ONCE]
         tell(f"{pool}, {len(terms)} terms: {', '.join(clip.name for clip in batch)}")
-        load = bench_load.Load(url, tuple(map(spoken, batch)), stagger_s=0.5)
-        texts += [transcript(record) for record in bench_load.generate(load, stack.check).records]
+        load = bench_load.Load(url, tuple(map(with_silence, batch)), stagger_s=0.5)
+        texts += [joined(record) for record in bench_load.generate(load, stack.check).records]
     return texts
 
 
@@ -105,6 +105,10 @@ def of_recordings(clips: Sequence[Clip], heard: dict[str, list[str]]) -> dict[st
         "difference_points": round(wer["others"] - wer["without"], 2),
         "changed": rate(heard["without"], heard["others"]),
         "reference_words": sum(len(normalised(text).split()) for text in said),
+        "clips": [
+            {"name": clip.name} | {kind: texts[number] for kind, texts in heard.items()}
+            for number, clip in enumerate(clips)
+        ],
     }
 
 

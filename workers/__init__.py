@@ -12,8 +12,8 @@ words        tokens -> words with times and confidence
 profanity    masks strong words
 recognizer   the contract between engine and models
 redecode     strategy: decode the open turn again, with a draft           (window, drafting: its parts)
-memory       what a slot keeps of its past for whoever takes over
 biasing      key terms: their paths of tokens, weighed where they may be said
+memory       what a slot keeps of its past for whoever takes over
 language     which language a turn is in
 features     log-mel features
 vad          speech probability per hop

@@ -28,8 +28,9 @@ from workers.words import repeats
 class Task:
     """One row. `audio` [n] float32 at 16 kHz; `prefix`: tokens that stand; `draft`: a guess at what follows them;
     `cap`: the most tokens after the prefix (more in a language that takes more, fewer where the model has no room);
-    `final`: its words will stand; `terms`: what is preferred where the audio supports it; `doubt`: where the model
-    thinks with more than this probability that nobody speaks, it is asked what it believes by the audio alone."""
+    `final`: its words will stand; `doubt`: where the model thinks with more than this probability that nobody speaks,
+    it is asked what it would believe without the text that came before; `terms`: what is preferred where the audio
+    supports it."""
 
     audio: Tensor
     prefix: Sequence[int] = ()
@@ -37,8 +38,8 @@ class Task:
     cap: int = 448
     hint: Hint = field(default_factory=Hint)
     final: bool = False
-    terms: Terms | None = None
     doubt: float = 1.0
+    terms: Terms | None = None
 
 
 @dataclass(frozen=True)

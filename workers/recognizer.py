@@ -51,7 +51,7 @@ class SlotOptions:
 
     language        code of the only language spoken; None: listen for it
     languages       codes of the languages that may be spoken, where `language` is None; empty: any
-    keyterms        words to expect
+    keyterms        words to be preferred where the audio supports them
     prompt          what the session is about, for names and spellings
     agent_context   what the other side of the conversation said last
     previous_turns  how many turns before the open one are its context, at most

@@ -55,6 +55,8 @@ CATCH_UP = 16
 
 #: Speech ends below the threshold less this (Silero's own hysteresis).
 HYSTERESIS = 0.15
+#: Of a slot whose session gave no key terms.
+NO_TERMS: tuple[tuple[str, ...], None] = (), None
 
 #: Where first words are wanted early and the speech so far gave none, it is tried again so soon.
 RETRY_MS = 128
@@ -126,9 +128,12 @@ class Redecoder:
         self._pieces = pieces
         self._context = context
         self._windows = [Window() for _ in range(spec.slots)]
+        # Where key terms are part of the context, a bonus on top makes them up.
+        self._vocabulary = None if context else Vocabulary(pieces, Encoder(pieces).encode, model.end_token)
+        self._terms: list[tuple[tuple[str, ...], Terms | None]] = [
+            NO_TERMS
+        ] * spec.slots  # as given, as compiled
         self._hops: list[deque[Hop]] = [deque(maxlen=KEPT_HOPS) for _ in range(spec.slots)]
-        self._vocabulary = Vocabulary(pieces, Encoder(pieces).encode, model.end_token)
-        self._terms: list[Terms | None] = [None] * spec.slots  # of the window's options, compiled
 
     def warm_up(self) -> None:
         """One decode of a second of silence, alone and batched, so that no session pays for first calls."""
@@ -161,12 +166,11 @@ class Redecoder:
             for slot in np.flatnonzero(batch.reset).tolist():
                 self._hops[slot].clear()
                 self._windows[slot] = self._opened(slot, int(batch.origin_ms[slot]), batch.options.get(slot))
-                self._terms[slot] = None
+                self._terms[slot] = NO_TERMS
         for slot, options in batch.options.items():
-            window = self._windows[slot]
-            if self._terms[slot] is None or options.keyterms != window.options.keyterms:
-                self._terms[slot] = self._vocabulary.compile(options.keyterms)
-            window.options, window.before = options, None
+            if self._vocabulary and options.keyterms != self._terms[slot][0]:
+                self._terms[slot] = options.keyterms, self._vocabulary.compile(options.keyterms)
+            self._windows[slot].options, self._windows[slot].before = options, None
         for slot in np.flatnonzero(batch.samples).tolist():
             self._windows[slot].append(batch.audio[slot, : batch.samples[slot]])
         for slot in np.flatnonzero(batch.flush_ms != NO_FLUSH).tolist():
@@ -295,7 +299,8 @@ class Redecoder:
     def _decode(self, line: Sequence[_Due]) -> tuple[dict[int, tuple[Word, ...]], set[int]]:
         """Decode the slots in line. Returns the words that settled, per slot, and the slots that failed."""
         tasks = [
-            replace(self._task(self._windows[item.slot], item), terms=self._terms[item.slot]) for item in line
+            replace(self._task(self._windows[item.slot], item), terms=self._terms[item.slot][1])
+            for item in line
         ]
         transcripts = self._transcripts(tasks)
         if self.rules.cut_short:

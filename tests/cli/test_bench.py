@@ -35,17 +35,17 @@ def test_wrong_levels_are_refused(sessions) -> None:
     assert "commas" in found.output
 
 
+def test_pools_without_key_terms_are_refused() -> None:
+    found = bench("keyterms", "--pools", "english,klingon")
+    assert found.exit_code == 2
+    assert "klingon" in found.output
+
+
 @pytest.mark.parametrize("command", ["worker", "accuracy"])
 def test_a_pool_that_nobody_serves_is_told(command) -> None:
     found = bench(command, "--pool", "klingon")
     assert found.exit_code != 0
     assert "no such pool: klingon" in str(found.exception)
-
-
-def test_pools_without_key_terms_are_refused() -> None:
-    found = bench("keyterms", "--pools", "english,klingon")
-    assert found.exit_code == 2
-    assert "klingon" in found.output
 
 
 @pytest.mark.weights

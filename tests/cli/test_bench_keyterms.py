@@ -48,6 +48,7 @@ def test_recordings_without_known_words_count_for_what_changed() -> None:
     assert found["difference_points"] == 25.0
     assert found["changed"] == pytest.approx(33.33)
     assert found["reference_words"] == 4
+    assert found["clips"][1] == {"name": "unknown", "without": "a b", "others": "a c"}
 
 
 @pytest.mark.weights

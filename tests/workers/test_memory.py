@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cli import bench_clips
+from tests.speech import FOX, clip_pcm, silence
 from tests.takeover import Service, served
 from wire.params import parse_query
 from workers import checkpoints
@@ -64,6 +65,20 @@ def test_from_every_checkpoint_the_rest_is_told_alike(pool: str, seed: int) -> N
     for checkpoint, told in whole.saved:
         taken = served(recognizer(pool), talk(seed), params(pool), checkpoint)
         assert taken.told == whole.told[told:], f"from {checkpoint.position / 16_000:.2f} s on"
+
+
+@pytest.mark.weights
+def test_key_terms_go_along() -> None:
+    """Names that are found with terms alone, before and after every checkpoint."""
+    rare, fox, pause = clip_pcm("kubernetes.wav"), clip_pcm(FOX), silence(1.5)
+    audio = b"".join((rare, pause, fox, pause, rare, pause))
+    asked = params("english") | {"keyterms_prompt": ["Kubernetes", "Proxmox"]}
+    whole = served(recognizer("english"), audio, asked)
+    for turn in (whole.finals[0], whole.finals[-1]):
+        assert "proxmox" in turn.transcript.lower()
+    assert whole.saved
+    for checkpoint, told in whole.saved:
+        assert served(recognizer("english"), audio, asked, checkpoint).told == whole.told[told:]
 
 
 @pytest.mark.weights

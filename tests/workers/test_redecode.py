@@ -357,17 +357,25 @@ def test_terms_change_while_the_session_goes_on_and_are_compiled_once(weights: W
         listener.flush(0, listener.fed[0] // 16)
         texts.append(plain(join([word.text for word in listener.heard[0].settled])))
         listener.heard[0].settled.clear()
-        compiled.append(recognizer._terms[0])
+        compiled.append(recognizer._terms[0][1])
     assert ["kubernetes" in text for text in texts] == [False, True, True, False]
     assert compiled[1] is compiled[2] is not None
     assert compiled[0] is compiled[3] is None
 
 
+def test_where_terms_are_context_they_get_no_bonus(weights: Weights) -> None:
+    model = Moonshine(MoonshineConfig.from_dict(weights.config))
+    model.load_state_dict(fused(weights.state))
+    spec = Spec("moonshine-tiny-en", "MIT", SLOTS, CHUNK, hop_ms=32)
+    prompted = Redecoder(spec, model.eval(), SileroVAD(weights.vad), weights.pieces, None, lambda *_: [])
+    assert "kubernetes" not in plain(with_terms(prompted, clip(RARE), TERMS))
+
+
 def test_a_new_occupant_has_no_terms(recognizer: Redecoder) -> None:
     with_terms(recognizer, clip(RARE), TERMS)
-    assert recognizer._terms[0] is not None
+    assert recognizer._terms[0][1] is not None
     assert "kubernetes" not in plain(listen(recognizer, clip(RARE)).text)
-    assert recognizer._terms[0] is None
+    assert recognizer._terms[0][1] is None
 
 
 # --------------------------------------------------------------------------------------------------------------

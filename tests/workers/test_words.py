@@ -455,6 +455,13 @@ def test_the_median_network_equals_the_median(frames):
     np.testing.assert_array_equal(_median(weights), np.median(windows, axis=2))
 
 
+@pytest.mark.parametrize(
+    "sign, alone", [("日", True), ("カ", True), ("ก", True), ("a", False), ("é", False), ("", False)]
+)
+def test_scripts_without_spaces_are_known(sign: str, alone: bool) -> None:
+    assert spaceless(sign) is alone
+
+
 # --- what the audio holds
 
 
@@ -487,10 +494,3 @@ def test_words_that_find_no_time_are_not_believed(words: list[tuple[str, int]], 
 def test_of_two_the_one_that_finds_time_is_believed() -> None:
     words = lasting(("No", 480), ("matter.", 20), ("No", 140), ("matter.", 160))
     assert [(word.text, word.start_ms) for word in heard_once(words)] == [("No", 500), ("matter.", 640)]
-
-
-@pytest.mark.parametrize(
-    "sign, alone", [("日", True), ("カ", True), ("ก", True), ("a", False), ("é", False), ("", False)]
-)
-def test_scripts_without_spaces_are_known(sign: str, alone: bool) -> None:
-    assert spaceless(sign) is alone
