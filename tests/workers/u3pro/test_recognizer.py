@@ -158,7 +158,7 @@ def test_nothing_is_said_in_noise_whatever_the_context(recognizer: Redecoder, th
     memory = {"model": "", "said": said, "before": "en", "cut_ms": 0}
     context = {"prompt": "A call to the bank.", "agent_context": "Who is it?", "memory": memory}
     options = replace(OPTIONS, vad_threshold=threshold, **context)  # type: ignore[arg-type]
-    sounds = every(60.0 if threshold == 0.2 else 20.0)
+    sounds = every(20.0)
     names = list(sounds)
     for start in range(0, len(names), 8):
         some = {name: sounds[name] for name in names[start : start + 8]}
