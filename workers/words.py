@@ -289,9 +289,15 @@ def heard_once(words: Sequence[Word]) -> list[Word]:
     """The words that the audio holds; their tokens are the first ones of what they were spelled from.
 
     Those at the end that say again what stands before them, where either of the two finds no time to be said in, come
-    from the text before: what is kept has the times of the one that does. Where hardly any word finds time, all do.
+    from the text before: what is kept has the times of the one that does. So do several in a row at the end that find
+    none, whatever they say; and where hardly any word finds time, all do.
     """
     kept = list(words)
+    if _hurried(kept) >= max(MADE_UP_WORDS, MADE_UP_SHARE * len(kept)):
+        return []
+    lost = next((n for n, word in enumerate(reversed(kept)) if not _is_hurried(word)), len(kept))
+    if lost >= MADE_UP_WORDS and not spaceless(kept[-1].text[:1]):
+        del kept[-lost:]
     while again := next((n for n in range(1, len(kept) // 2 + 1) if _is_echo(kept[-2 * n :])), 0):
         said, echo = kept[-2 * again : -again], kept[-again:]
         if _hurried(echo) < _hurried(said):
@@ -300,8 +306,7 @@ def heard_once(words: Sequence[Word]) -> list[Word]:
                 for one, other in zip(said, echo, strict=True)
             ]
         kept[-2 * again :] = said
-    hurried = _hurried(kept)
-    return [] if hurried >= MADE_UP_WORDS and hurried >= MADE_UP_SHARE * len(kept) else kept
+    return kept
 
 
 def _is_echo(words: Sequence[Word]) -> bool:
