@@ -482,7 +482,10 @@ def lasting(*words: tuple[str, int]) -> list[Word]:
         ([("No", 200), ("no", 200), ("no", 200)], 3),  # said three times
         ([("We", 140), ("had", 140), ("everything", 400), ("but", 20), ("everything.", 20)], 5),
         ([("We", 264), ("were", 20), ("all", 20), ("going", 20), ("direct.", 20)], 0),  # made up
-        ([("Fail", 172), ("better.", 556), ("Fail", 20), ("again,", 20), ("fail", 20)], 2),  # behind the speech
+        (
+            [("Fail", 172), ("better.", 556), ("Fail", 20), ("again,", 20), ("fail", 20)],
+            2,
+        ),  # behind the speech
         ([("I", 20), ("do.", 200)], 2),
         ([("So", 20), ("so.", 20)], 1),
         ([], 0),
