@@ -122,6 +122,8 @@ def worker(
 
 @app.command(epilog="[bold]Examples[/]\n  [cyan]steno bench latency --repeats 5[/]")
 def latency(
+    pool: OfPool = "english",
+    *,
     repeats: Annotated[int, typer.Option(min=1, help="How often each session is repeated.")] = 5,
     seconds: Annotated[float, typer.Option(min=2, help="Audio of each session, in s.")] = 30,
     as_json: AsJson = False,
@@ -129,23 +131,25 @@ def latency(
     quick: Quick = False,
 ) -> None:
     """What one speaker waits for: Begin, first words, finals."""
-    from cli import bench_latency, bench_picture
+    from cli import bench_latency, bench_picture, bench_pools
 
-    with _measuring(as_json) as tell:
-        measured = bench_latency.run(1 if quick else repeats, min(seconds, 15) if quick else seconds, tell)
-        result = _result("latency", measured, quick)
-    meanings, goals = bench_latency.MEANINGS, bench_latency.GOALS
-    values = {f"{name}: {meaning}": result["measured"][name] for name, meaning in meanings.items()}
-    lines = {f"{name}: {meanings[name]}": goal for name, goal in goals.items()}
+    name = bench_pools.of(pool).named("latency")
+    with _measuring(as_json, [pool]) as tell:
+        times, length = 1 if quick else repeats, min(seconds, 15) if quick else seconds
+        measured = bench_latency.run(times, length, tell, pool)
+        result = _result(name, measured, quick)
+    meanings, goals = bench_latency.MEANINGS, result["goals"]
+    values = {f"{delay}: {meaning}": result["measured"][delay] for delay, meaning in meanings.items()}
+    lines = {f"{delay}: {meanings[delay]}": goal for delay, goal in goals.items()}
     _write(result, out, lambda path: bench_picture.delays(values, lines, _title(result), path))
     rows = [
         (
-            name,
-            *(result["results"][name][part] for part in ("count", "p50", "p95", "max")),
-            goals.get(name, ""),
+            delay,
+            *(result["results"][delay][part] for part in ("count", "p50", "p95", "max")),
+            goals.get(delay, ""),
             meaning,
         )
-        for name, meaning in meanings.items()
+        for delay, meaning in meanings.items()
     ]
     server = result["results"]["server_end_of_turn"]
     rows.append(

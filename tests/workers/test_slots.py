@@ -444,7 +444,7 @@ class SlotsMachine(RuleBasedStateMachine):
         plan = self.slots.plan()
         if plan is None:
             assert not waiting
-            assert not self.asked
+            assert all(at_ms * 16 > self.slots.planned(session) for session, at_ms in self.asked.items())
             return
         assert waiting <= {owner.session for owner in plan.owners if owner}  # nobody starves
         for slot, owner in enumerate(plan.owners):
@@ -467,9 +467,8 @@ class SlotsMachine(RuleBasedStateMachine):
         if plan.batch.flush_ms[slot] != NO_FLUSH:
             assert self.asked.pop(session) == plan.batch.flush_ms[slot]
             assert plan.batch.flush_ms[slot] * 16 <= end
-        if len(samples) < CHUNK and session not in self.asked:
-            at_a_cut = end in self.cuts[session]
-            assert at_a_cut or not samples or plan.batch.flush_ms[slot] != NO_FLUSH
+        if len(samples) < CHUNK:
+            assert not samples or end in self.cuts[session]
 
     @precondition(lambda self: self.out)
     @rule(flushed=st.booleans())
