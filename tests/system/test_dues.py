@@ -360,8 +360,11 @@ def test_every_second_is_billed_and_a_revoked_licence_ends_sessions_and_the_node
         desk.start("usage", "usage", USAGE_TRACKER_URL=tracker.url)
         desk.start("worker", "worker", "english", THREADS="1")
         node = desk.start("ingress", "ingress", HOST="127.0.0.1", PORT=str(port), LICENSE_GRACE_S="1")
-        with Conversation(url) as first, Conversation(url) as second, Conversation(url) as third:
-            third.hear_rest()  # the licence is for two
+        with Conversation(url) as first, Conversation(url) as second:
+            for client in (first, second):
+                client.hear()  # Begin: it has its place
+            with Conversation(url) as third:
+                third.hear_rest()  # the licence is for two
             assert third.messages[-1]["error_code"] == 3009
             assert third.close == (3009, REASON_SEE_ERROR)
             for client in (first, second):
