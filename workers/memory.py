@@ -79,7 +79,7 @@ def recall(
     window.said_to_ms = int(memory["cut_ms"])
     window.belief.before = memory["before"]
     origin = origin_ms * SAMPLES_PER_MS
-    if memory["model"] != model or "vad" not in memory or memory["start"] < origin:
+    if memory["model"] != model or "vad" not in memory or min(memory["start"], memory["heard"]) < origin:
         return window, None
     window.begin = int(memory["start"]) - origin
     window.turn_from = window.decoded_to = int(memory["cut"]) - origin

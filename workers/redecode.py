@@ -56,7 +56,7 @@ CATCH_UP = 16
 #: Speech ends below the threshold less this (Silero's own hysteresis).
 HYSTERESIS = 0.15
 #: Of a slot whose session gave no key terms.
-NO_TERMS: tuple[tuple[str, ...], None] = (), None
+NO_TERMS: tuple[tuple[str, ...], Terms | None] = (), None
 
 #: Where first words are wanted early and the speech so far gave none, it is tried again so soon.
 RETRY_MS = 128
@@ -130,9 +130,7 @@ class Redecoder:
         self._windows = [Window() for _ in range(spec.slots)]
         # Where key terms are part of the context, a bonus on top makes them up.
         self._vocabulary = None if context else Vocabulary(pieces, Encoder(pieces).encode, model.end_token)
-        self._terms: list[tuple[tuple[str, ...], Terms | None]] = [
-            NO_TERMS
-        ] * spec.slots  # as given, as compiled
+        self._terms = [NO_TERMS for _ in range(spec.slots)]  # as given, as compiled
         self._hops: list[deque[Hop]] = [deque(maxlen=KEPT_HOPS) for _ in range(spec.slots)]
 
     def warm_up(self) -> None:
@@ -184,7 +182,7 @@ class Redecoder:
             window, state = recall(options.memory, self.spec.model, origin_ms, options)
             if state is not None:
                 self._vad.restore(self._vad_state, slot, torch.from_numpy(state.copy()))
-        except (KeyError, TypeError, ValueError, RuntimeError):
+        except (KeyError, TypeError, ValueError):
             return Window(origin_ms=origin_ms)
         return window
 
@@ -214,10 +212,8 @@ class Redecoder:
                 window = self._windows[slot]
                 self._hear(window, speech[slot])
                 self._hops[slot].append(Hop(window.heard, window.speaking, window.onset, states[slot]))
-                heard[slot].append(
-                    Observation(self._windows[slot].ms(self._windows[slot].heard), speech[slot])
-                )
-                if slot not in fell_due and (item := self._due(slot, self._windows[slot])) is not None:
+                heard[slot].append(Observation(window.ms(window.heard), speech[slot]))
+                if slot not in fell_due and (item := self._due(slot, window)) is not None:
                     fell_due[slot] = item
         return heard, fell_due
 

@@ -80,13 +80,14 @@ class SileroVAD(nn.Module):
         return torch.cat([state.context, state.hidden, state.cell], dim=1)
 
     def restore(self, state: VadState, slot: int, row: Tensor) -> None:
-        """Put a row of `rows` back. Raises RuntimeError for one of another width."""
+        """Put a row of `rows` back. Raises ValueError for one of another width, and changes nothing."""
+        parts = (state.context, state.hidden, state.cell)
+        if len(row) != sum(part.shape[1] for part in parts):
+            raise ValueError(f"a row of {len(row)} numbers is none of this detector")
         at = 0
-        for part in (state.context, state.hidden, state.cell):
+        for part in parts:
             part[slot] = row[at : at + part.shape[1]]
             at += part.shape[1]
-        if at != len(row):
-            raise RuntimeError(f"a row of {len(row)}, expected {at}")
 
     def step(self, state: VadState, audio: Tensor, active: Tensor) -> Tensor:
         """Probabilities `[S]` for one hop of `audio` `[S, 512]` float32 in [-1, 1].

@@ -125,6 +125,21 @@ def test_reset_makes_a_slot_new_and_leaves_the_others(vad: SileroVAD) -> None:
     assert_same(after[:, 1], expected[40:])
 
 
+@pytest.mark.weights
+def test_a_row_put_back_goes_on_as_it_did(vad: SileroVAD) -> None:
+    audio, state, active = hops("beckett.wav")[:40], vad.state(2), torch.tensor([False, True])
+    for hop in audio[:20]:
+        vad.step(state, hop.expand(2, -1), active)
+    other = vad.state(3)
+    vad.restore(other, 2, vad.rows(state)[1])
+    for hop in audio[20:]:
+        expected = vad.step(state, hop.expand(2, -1), active)[1]
+        assert_same(vad.step(other, hop.expand(3, -1), torch.tensor([False, False, True]))[2], expected)
+    with pytest.raises(ValueError, match="none of this detector"):
+        vad.restore(other, 0, vad.rows(state)[1][:-1])
+    assert not vad.rows(other)[0].any()
+
+
 @pytest.mark.parametrize("frames, stride", [(4, 1), (4, 2), (2, 2), (1, 1)])
 def test_a_small_convolution_is_a_matrix(frames: int, stride: int) -> None:
     generator = torch.Generator().manual_seed(2)

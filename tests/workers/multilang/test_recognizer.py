@@ -26,22 +26,14 @@ pytestmark = [pytest.mark.weights, pytest.mark.timeout(180)]
 
 
 @pytest.fixture(scope="module")
-def parts() -> dict[str, Any]:
-    folder = checkpoints.fetch("whisper-base")
-    config, weights = checkpoints.load(folder)
-    _, vad = checkpoints.load(checkpoints.fetch("silero-vad"))
-    return {"config": config, "weights": weights, "vad_weights": vad, "pieces": checkpoints.pieces(folder)}
-
-
-@pytest.fixture(scope="module")
-def recognizer(parts: dict[str, Any]) -> Redecoder:
-    built_once = built(parts, slots=8, precision="auto")
+def recognizer(whisper_base: dict[str, Any]) -> Redecoder:
+    built_once = built(whisper_base, slots=8, precision="auto")
     built_once.warm_up()
     return built_once
 
 
-def built(parts: dict[str, Any], **options: Any) -> Redecoder:
-    return build(**parts, **{"name": "base", "licence": "MIT", "slots": 2, **options})
+def built(whisper_base: dict[str, Any], **options: Any) -> Redecoder:
+    return build(**whisper_base, **{"name": "base", "licence": "MIT", "slots": 2, **options})
 
 
 def padded(sound: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -60,37 +52,39 @@ def heard(recognizer: Redecoder, sound: NDArray[np.float32], **options: Any) -> 
 # --- what it is -----------------------------------------------------------------------------------------------------
 
 
-def test_it_is_what_it_was_asked_to_be(parts: dict[str, Any]) -> None:
-    recognizer = built(parts, slots=5, partial_ms=700)
+def test_it_is_what_it_was_asked_to_be(whisper_base: dict[str, Any]) -> None:
+    recognizer = built(whisper_base, slots=5, partial_ms=700)
     spec = recognizer.spec
     assert (spec.model, spec.licence, spec.slots, spec.sample_rate) == ("base", "MIT", 5, 16_000)
     assert len(spec.languages) == 99
     assert {"en", "fr", "ja", "haw"} <= set(spec.languages)
     assert (spec.chunk_samples, spec.hop_ms) == (CHUNK_SAMPLES, 32) == (2 * HOP, 32)
     assert recognizer.rules.partial_ms == 700
-    assert built(parts).rules == RULES
+    assert built(whisper_base).rules == RULES
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_it_understands_speech_in_every_precision(parts: dict[str, Any], precision: str) -> None:
+def test_it_understands_speech_in_every_precision(whisper_base: dict[str, Any], precision: str) -> None:
     if precision == "int8" and not int8.supported():
         pytest.skip("this processor has no exact 8-bit products")
-    found = heard(built(parts, precision=precision), english("quick_brown_fox.wav"))
+    found = heard(built(whisper_base, precision=precision), english("quick_brown_fox.wav"))
     assert found.text == "the quick brown fox jumps over the lazy dog"
     assert found.languages[-1][0] == "en"
     assert found.languages[-1][1] > 0.9
     assert found.partials
 
 
-def test_a_folder_in_the_hubs_layout_is_the_same(parts: dict[str, Any], tmp_path: Path) -> None:
+def test_a_folder_in_the_hubs_layout_is_the_same(whisper_base: dict[str, Any], tmp_path: Path) -> None:
     """Config, tokens and tokenizer as `save_pretrained` leaves them: in three files, with the published names."""
     from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
 
-    theirs = WhisperForConditionalGeneration(WhisperConfig(**parts["config"]))
-    theirs.load_state_dict({name: value.float() for name, value in parts["weights"].items()}, strict=False)
+    theirs = WhisperForConditionalGeneration(WhisperConfig(**whisper_base["config"]))
+    theirs.load_state_dict(
+        {name: value.float() for name, value in whisper_base["weights"].items()}, strict=False
+    )
     theirs.tie_weights()
     keys = ("lang_to_id", "task_to_id", "no_timestamps_token_id", "alignment_heads", "prev_sot_token_id")
-    theirs.generation_config = GenerationConfig(**{key: parts["config"][key] for key in keys})
+    theirs.generation_config = GenerationConfig(**{key: whisper_base["config"][key] for key in keys})
     theirs.save_pretrained(tmp_path)
     (tmp_path / "tokenizer.json").write_bytes(
         (checkpoints.locate("whisper-base") / "tokenizer.json").read_bytes()
@@ -99,7 +93,7 @@ def test_a_folder_in_the_hubs_layout_is_the_same(parts: dict[str, Any], tmp_path
     assert "model.encoder.conv1.weight" in saved
     config, weights = checkpoints.load(checkpoints.locate(str(tmp_path)))
     pieces = checkpoints.pieces(tmp_path)
-    loaded = build(config, weights, parts["vad_weights"], pieces, name="mine", licence="?", slots=1)
+    loaded = build(config, weights, whisper_base["vad_weights"], pieces, name="mine", licence="?", slots=1)
     assert heard(loaded, english("hello_world.wav")).text == "hello world"
 
 
@@ -114,11 +108,11 @@ def test_a_folder_in_the_hubs_layout_is_the_same(parts: dict[str, Any], tmp_path
     ],
 )
 def test_another_architecture_is_refused(
-    parts: dict[str, Any], fault: dict[str, Any], error: type[Exception]
+    whisper_base: dict[str, Any], fault: dict[str, Any], error: type[Exception]
 ) -> None:
-    broken = {**parts, **fault}
+    broken = {**whisper_base, **fault}
     if "config" in fault:
-        broken["config"] = {**parts["config"], **fault["config"]}
+        broken["config"] = {**whisper_base["config"], **fault["config"]}
     with pytest.raises(error):
         built(broken)
 

@@ -15,7 +15,6 @@ from tests.hearing import Told, told
 from tests.noises import every
 from tests.spoken import character_error_rate, clip
 from wire.params import parse_query
-from workers import checkpoints
 from workers.recognizer import NO_FLUSH, Batch, SlotOptions
 from workers.redecode import CHUNK_SAMPLES, RETRY_MS, Redecoder
 from workers.turns import TurnRules
@@ -31,16 +30,8 @@ Sound = NDArray[np.float32]
 
 
 @pytest.fixture(scope="module")
-def parts() -> dict[str, Any]:
-    folder = checkpoints.fetch("whisper-base")
-    config, weights = checkpoints.load(folder)
-    _, vad = checkpoints.load(checkpoints.fetch("silero-vad"))
-    return {"config": config, "weights": weights, "vad_weights": vad, "pieces": checkpoints.pieces(folder)}
-
-
-@pytest.fixture(scope="module")
-def recognizer(parts: dict[str, Any]) -> Redecoder:
-    built = build(**parts, name="base", licence="MIT", slots=8, precision="auto")
+def recognizer(whisper_base: dict[str, Any]) -> Redecoder:
+    built = build(**whisper_base, name="base", licence="MIT", slots=8, precision="auto")
     built.warm_up()
     return built
 
@@ -69,17 +60,22 @@ def rate(found: Told, *names: str) -> float:
     return character_error_rate(" ".join(TRANSCRIPTS[name] for name in names), found.text)
 
 
-def test_it_is_what_it_was_asked_to_be(parts: dict[str, Any]) -> None:
-    recognizer = build(**parts, name="base", licence="MIT", slots=5, partial_ms=700)
+def test_it_is_what_it_was_asked_to_be(whisper_base: dict[str, Any]) -> None:
+    recognizer = build(**whisper_base, name="base", licence="MIT", slots=5, partial_ms=700)
     spec = recognizer.spec
     assert (spec.model, spec.licence, spec.slots, spec.sample_rate) == ("base", "MIT", 5, 16_000)
     assert (spec.chunk_samples, spec.hop_ms) == (CHUNK_SAMPLES, 32) == (2 * HOP, 32)
     assert recognizer.rules == replace(RULES, partial_ms=700)
 
 
-def test_another_architecture_is_refused(parts: dict[str, Any]) -> None:
+def test_another_architecture_is_refused(whisper_base: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="not a multilingual Whisper"):
-        build(**parts | {"config": {**parts["config"], "lang_to_id": None}}, name="x", licence="?", slots=1)
+        build(
+            **whisper_base | {"config": {**whisper_base["config"], "lang_to_id": None}},
+            name="x",
+            licence="?",
+            slots=1,
+        )
 
 
 def test_partials_rewrite_the_turn_and_the_final_has_it_whole(recognizer: Redecoder) -> None:
