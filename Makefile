@@ -15,11 +15,13 @@ BIN := $(VENV)/bin
 # A stamp is as new as the last installation; pip runs again only when what it was told has changed.
 RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
+# What some tests drive and no Python package brings. Without them those tests are skipped, and say so.
+TOOLS := chromium nginx
 PINS := pyproject.toml constraints.txt
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-all check format bench lock clean weights
+.PHONY: help demo up test test-all tools check format bench lock clean weights
 
 help:  ## show this
 	@echo "steno: real-time speech to text on your own machines"
@@ -40,6 +42,10 @@ test: check weights  ## check, then run the tests (under 20 minutes on two cores
 
 test-all: check weights  ## check, then run all tests, also those that take long
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+tools:  ## install the programs that some tests drive (Debian, Ubuntu; as root)
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(TOOLS)
 
 check: $(DEV_STAMP)  ## format, lint, strict types, and the rules of the house
 	$(BIN)/ruff format --check .
