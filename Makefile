@@ -64,12 +64,13 @@ bench: $(DEV_STAMP) weights  ## measure accuracy, sessions per machine and laten
 	$(BIN)/steno bench handshake
 	$(BIN)/steno bench churn
 
-lock: $(DEV_STAMP)  ## write the versions that are installed now to constraints.txt
+lock: $(DEV_STAMP)  ## write what is installed now to constraints.txt, and the images' hashes to compose/requirements
 	@$(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools --exclude wheel \
 		| grep -v ' @ ' | sed -e 's/+[a-z0-9.]*$$//' > constraints.txt.new
 	@{ echo '# What was tested together. Made by `make lock`; change pyproject.toml, not this.'; \
 		cat constraints.txt.new; } > constraints.txt
 	@rm constraints.txt.new
+	@$(BIN)/python compose/lock.py
 	@touch $(RUN_STAMP) $(DEV_STAMP)
 	@echo "constraints.txt holds $$(grep -c == constraints.txt) versions"
 
