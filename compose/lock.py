@@ -36,8 +36,8 @@ SERVICE = (
     "uvloop",
 )
 INGRESS = (*SERVICE, "av", "h11", "numpy", "soxr", "websockets")
-#: Beside what the project itself names: the project's own backend, to build it.
-BACKEND = "setuptools"
+#: What redis-py asks for on a Python before 3.11.3, such as Debian's, and does without on a later one.
+OLDER_PYTHON = ("async-timeout",)
 
 
 def wanted() -> dict[str, list[str]]:
@@ -47,11 +47,11 @@ def wanted() -> dict[str, list[str]]:
         re.split(r"[\[>=<;]", each)[0].strip().lower(): each for each in project["project"]["dependencies"]
     }
     named["cryptography"] = "cryptography"  # PyJWT's extra, imported by name
-    every = [each for name, each in named.items() if name != "cryptography"]
+    every = [*(each for name, each in named.items() if name != "cryptography"), *OLDER_PYTHON]
     return {
         "build": list(project["build-system"]["requires"]),
-        "service": [named[name.lower()] for name in SERVICE],
-        "ingress": [named[name.lower()] for name in INGRESS],
+        "service": [*(named[name.lower()] for name in SERVICE), *OLDER_PYTHON],
+        "ingress": [*(named[name.lower()] for name in INGRESS), *OLDER_PYTHON],
         "worker-cpu": every,
         "worker-gpu": every,
     }

@@ -29,7 +29,8 @@ upstream() {  # GROUP, nodes on standard input
     echo "upstream $1 {"
     echo "    least_conn;"
     echo "    zone $1 128k;"
-    sed 's/.*/    server & max_fails=1 fail_timeout=2s;/'
+    # This script judges who is well, not failed requests: with all nodes full, nginx would call them all dead.
+    sed 's/.*/    server & max_fails=0;/'
     echo "}"
 }
 

@@ -76,8 +76,8 @@ class Edge:
         }
         self.children[node] = Child(node, [sys.executable, "-m", "cli.main", "ingress", "--with-parent"], env)
 
-    def start(self, upstreams: str, *later: str) -> None:
-        """nginx and all nodes that were named, but for those that are started `later`."""
+    def start(self, upstreams: str, *later: str, **more: str) -> None:
+        """nginx, with `more` variables, and all nodes that were named, but for those that are started `later`."""
         for node in self.ports.keys() - set(later):
             self.start_node(node)
         for node in self.children:
@@ -88,6 +88,7 @@ class Edge:
             "FOLDER": str(self.config),
             "STATE": str(self.folder),
             "PATH": PATH,
+            **more,
         }
         command = [sys.executable, "-m", "cli.child", "sh", str(self.config / "run.sh")]
         self.children["nginx"] = Child("nginx", command, env, log=self.folder / "nginx.log")
@@ -260,6 +261,38 @@ def test_reloads_under_load_drop_no_session(edge):
         edge.wait(lambda: edge.at("third") > 0)
         for session in sessions:
             session.say(silence(0.6))
+            end(session)
+
+
+def test_a_node_that_drains_refuses_nobody(edge):
+    """Sessions are begun all the while: before nginx has heard of it, the node itself sends them on."""
+    edge.start(f"default={edge.name('first')} default={edge.name('second')}", EVERY_S="3600")
+    with talk(edge) as one, talk(edge) as other:
+        edge.settled({"first": 1, "second": 1})
+        edge.children["first"].terminate()
+        edge.wait(lambda: edge.status(edge.ports["first"], "/v3/ws/health") == 503)
+        assert edge.upstreams("default") == {edge.name("first"), edge.name("second")}
+        for _ in range(4):
+            with talk(edge) as more:
+                end(more)
+        for session in (one, other):
+            session.say(silence(0.6))
+            end(session)
+    edge.children["first"].wait(READY_S)
+
+
+def test_when_all_nodes_drain_the_client_is_told_as_it_understands(edge):
+    edge.start(f"default={edge.name('first')} default={edge.name('second')}", EVERY_S="3600")
+    with talk(edge) as one, talk(edge) as other:
+        for node in ("first", "second"):
+            edge.children[node].terminate()
+            edge.wait(lambda node=node: edge.status(edge.ports[node], "/v3/ws/health") == 503)
+        for _ in range(2):
+            with Conversation(edge.url) as refused:
+                refused.hear_rest()
+                assert refused.messages[0]["type"] == "Error"
+                assert refused.close == (refused.messages[0]["error_code"], "See Error message for details")
+        for session in (one, other):
             end(session)
 
 
