@@ -154,7 +154,6 @@ UNTESTED: set[str] = set()
 WHOLE = (
     "tests/compose/",
     "tests/conformance/",
-    "tests/examples/",
     "tests/golden/",
     "tests/system/",
     "tests/test_house.py",
