@@ -118,19 +118,20 @@ def _main(port: int, greeted: bool, owner: Connection) -> None:
 
 async def _obey(speakers: "_Speakers", owner: Connection) -> None:
     loop = asyncio.get_running_loop()
-    pacing = loop.create_task(speakers.speak())
-    while True:
-        try:
-            order, value = await loop.run_in_executor(None, owner.recv)
-        except EOFError:
-            pacing.cancel()
-            return
-        try:
-            if order == "grow":
-                await speakers.grow(int(value))
-            owner.send(await speakers.measure(value) if order == "measure" else None)
-        except CrowdFailed as error:
-            owner.send(str(error))
+    async with asyncio.TaskGroup() as tasks:
+        pacing = tasks.create_task(speakers.speak())
+        while True:
+            try:
+                order, value = await loop.run_in_executor(None, owner.recv)
+            except EOFError:
+                pacing.cancel()
+                return
+            try:
+                if order == "grow":
+                    await speakers.grow(int(value))
+                owner.send(await speakers.measure(value) if order == "measure" else None)
+            except CrowdFailed as error:
+                owner.send(str(error))
 
 
 class _Speakers:

@@ -1,4 +1,4 @@
-"""`ingress.connection` over real sockets: the short way and the library's give the same messages, in whatever pieces."""
+"""`ingress.connection` over real sockets: the short way and the library's give the same, in whatever pieces."""
 
 import asyncio
 import itertools
