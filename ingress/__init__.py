@@ -17,5 +17,6 @@ laps          what a session has used, told in cumulative records
 dues          performs both: status heard, laps written
 pools         which pools are served now, as far as this node knows
 outbox        gathers what the node has to tell Redis, and writes it once per tick
-server        performs what the others decide; the only file that knows websockets
+connection    a client's WebSocket: a short way for audio, the library's for the rest
+server        performs what the others decide
 """
