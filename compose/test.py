@@ -254,9 +254,11 @@ def prepare(engine: Engine, folder: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Run the stacks of compose/ for real, and test them.")
-    parser.add_argument("stacks", nargs="*", choices=[*STACKS, []], help="which; all unless named")
+    parser.add_argument("stacks", nargs="*", metavar="STACK", help=f"{', '.join(STACKS)}; all unless named")
     parser.add_argument("--keep", action="store_true", help="leave the last one running")
     asked = parser.parse_args()
+    if unknown := set(asked.stacks) - set(STACKS):
+        parser.error(f"no such stack: {', '.join(sorted(unknown))}; there are: {', '.join(STACKS)}")
     try:
         engine = find()
     except MissingTools as missing:

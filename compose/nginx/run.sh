@@ -13,6 +13,16 @@ FOLDER=${FOLDER:-/etc/nginx}
 STATE=${STATE:-/tmp}
 LIST=$STATE/upstreams.conf
 
+for pair in $UPSTREAMS; do
+    case $pair in
+        default=?*:?* | english=?*:?* | multilang=?*:?* | u3pro=?*:?*) ;;
+        *)
+            echo "UPSTREAMS: $pair is not GROUP=HOST:PORT with a group of default, english, multilang, u3pro" >&2
+            exit 2
+            ;;
+    esac
+done
+
 # HOST:PORT -> ADDRESS:PORT of each node there, one a line, in an order of their own.
 nodes() {
     getent ahostsv4 "${1%:*}" | awk -v port="${1##*:}" '{ print $1 ":" port }' | sort -u

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.clients, pytest.mark.timeout(120)]
 
 SOURCE = Path(__file__).with_name("helm")
 #: Oldest and newest that we say something about.
-KUBERNETES = ("1.27", "1.34")
+KUBERNETES = ("1.34", pytest.param("1.27", marks=pytest.mark.slow))
 #: Of operators that a cluster may have: Kubernetes itself has no schema for them.
 FOREIGN = {"ScaledObject", "ServiceMonitor", "PrometheusRule"}
 

@@ -308,6 +308,22 @@ def test_without_a_node_the_client_is_refused_and_health_is_well(edge):
     assert edge.status(edge.port, "/nginx_health") == 200
 
 
+@pytest.mark.parametrize(
+    "upstreams", ["englsh=streaming-api:8080", "streaming-api:8080", "default=streaming-api"]
+)
+def test_a_list_with_a_mistake_in_it_is_refused_in_a_line(upstreams):
+    ended = subprocess.run(
+        ["sh", NGINX / "run.sh"],
+        env={"UPSTREAMS": upstreams, "PATH": PATH},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert upstreams in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
 def test_a_stop_lets_sessions_end(edge):
     edge.start(f"default={edge.name('only')}")
     with talk(edge) as session:

@@ -130,6 +130,7 @@ def test_the_js_sdk(secure: SecureStack, talk):
 
 
 @pytest.mark.clients
+@pytest.mark.slow
 @pytest.mark.parametrize("client", ["livekit", "pipecat"])
 def test_voice_agents(url, talk, client):
     python = python_environment(client, HERE / client / "requirements.txt")
