@@ -121,6 +121,7 @@ def test_the_python_sdk(url, talk):
 
 
 @pytest.mark.clients
+@pytest.mark.slow
 def test_the_js_sdk(secure: SecureStack, talk):
     folder = node_environment("js", HERE / "js")
     script = folder / "example.mjs"  # beside node_modules, where its imports are looked for

@@ -1777,16 +1777,15 @@ def test_a_balancer_that_asks_for_it_is_sent_to_another_node(run, nodes: Nodes):
 
     async def scenario() -> None:
         asking = {"additional_headers": {"Authorization": "any", "X-Steno-Try-Another": "1"}}
-        async with nodes(drain_grace_s=30, max_sessions=2) as node:
-            async with node.client(**asking) as client:
-                await begin(client)
-                node.drain.set()
-                await nodes.wait_until(lambda: node.ingress._draining)
-                with pytest.raises(InvalidStatus) as refused:
-                    await node.client(**asking)
-                assert refused.value.response.status_code == 503
-                await client.send(TERMINATE)
-                assert (await rest(client))[1] == 1000
+        async with nodes(drain_grace_s=30) as node, node.client(**asking) as client:
+            await begin(client)
+            node.drain.set()
+            await nodes.wait_until(lambda: node.ingress._draining)
+            with pytest.raises(InvalidStatus) as refused:
+                await node.client(**asking)
+            assert refused.value.response.status_code == 503
+            await client.send(TERMINATE)
+            assert (await rest(client))[1] == 1000
 
     run(scenario())
 
