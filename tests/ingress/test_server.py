@@ -1776,7 +1776,7 @@ def test_a_balancer_that_asks_for_it_is_sent_to_another_node(run, nodes: Nodes):
     """Before a WebSocket is open; nobody else is answered so."""
 
     async def scenario() -> None:
-        asking = {"additional_headers": {"Authorization": "any", "X-Steno-Try-Another": "1"}}
+        asking: dict[str, Any] = {"additional_headers": {"Authorization": "any", "X-Steno-Try-Another": "1"}}
         async with nodes(drain_grace_s=30) as node, node.client(**asking) as client:
             await begin(client)
             node.drain.set()
