@@ -17,7 +17,7 @@ import yaml
 
 from compose.pages import PROCESSES
 from ingress.settings import IngressSettings
-from wire.service import describe
+from wire.service import describe, load
 from workers.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[2]
@@ -76,11 +76,30 @@ def test_images_set_what_their_processes_know():
 
 
 def test_every_variable_of_the_guides_exists():
-    known = set().union(*map(variables, PROCESSES)) | OTHERS | example() | DOCUMENTED
-    for name in ("operations.md", "aws.md"):
-        page = (ROOT / "docs" / name).read_text()
-        named = set(re.findall(r"`([A-Z][A-Z0-9]*_[A-Z0-9_]+)(?:=[^`]*)?`", page))
-        assert named - known == set(), name
+    known = set().union(*map(variables, PROCESSES)) | OTHERS | example() | DOCUMENTED | WITHOUT_EFFECT
+    for page in (*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "examples" / "README.md"):
+        named = set(re.findall(r"`([A-Z][A-Z0-9]*_[A-Z0-9_]+)(?:=[^`]*)?`", page.read_text()))
+        assert named - known == set(), page
+
+
+#: Of the mirrored stack (protocol 8.2), named in docs/settings.md as such.
+WITHOUT_EFFECT = {
+    "AAI_ASR_ENDPOINT",
+    "AAI_USE_SECURE_CHANNEL_TO_ASR_SERVICE",
+    "AAI_LICENSE_AND_USAGE_PROXY_ENDPOINT",
+    "AAI_SUPPORTED_ASR_DEPLOYMENTS",
+    "VLLM_USE_FLASHINFER_SAMPLER",
+    "VLLM_ATTENTION_BACKEND",
+}
+
+
+def test_variables_of_the_mirrored_stack_that_set_nothing_do_no_harm(monkeypatch):
+    page = (ROOT / "docs" / "settings.md").read_text()
+    for name in WITHOUT_EFFECT:
+        assert f"`{name}`" in page
+        monkeypatch.setenv(name, "anything")
+    for cls in PROCESSES.values():
+        load(cls)
 
 
 #: Of other programs, or of the build.
@@ -92,6 +111,7 @@ DOCUMENTED = {
     "PYTHON_IMAGE",
     "WEIGHTS",
     "STENO_CLIENTS",
+    "STENO_URL",
 }
 
 

@@ -105,3 +105,21 @@ def test_promtool_agrees(words):
         [tool("promtool"), *words], cwd=MONITORING, capture_output=True, text=True, check=False
     )
     assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_every_panel_asks_in_good_promql(tmp_path):
+    """As rules, which promtool parses."""
+    asked = [target["expr"] for panel in PANELS for target in panel["targets"]]
+    rules = [
+        {"record": f"panel:{number}", "expr": expression.replace("$__rate_interval", "1m")}
+        for number, expression in enumerate(asked)
+    ]
+    (tmp_path / "rules.yml").write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}))
+    found = subprocess.run(
+        [tool("promtool"), "check", "rules", "rules.yml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
