@@ -85,6 +85,7 @@ class Site:
             "WORKER_REPLICAS": "2",
             "WORKER_CPUS": "2",
             "WORKER_THREADS": "1",
+            **redis_with_users(folder),
             **{each: str(port) for each, port in self.ports.items()},
         }
         self.env_file.write_text("".join(f"{each}={value}\n" for each, value in variables.items()))
@@ -220,6 +221,23 @@ class Site:
 
     def _pool(self) -> str:
         return "u3pro" if self.name == "u3pro" else "english"
+
+
+def redis_with_users(folder: Path) -> dict[str, str]:
+    """A folder for Redis in which each service has a user of its own, as the guide has it; variables that say so."""
+    example = COMPOSE / "redis" / "users.acl.example"
+    if not example.exists():
+        return {}
+    made = folder / "redis"
+    made.mkdir(exist_ok=True)
+    config = (COMPOSE / "redis" / "redis.conf").read_text()
+    (made / "redis.conf").write_text(config.replace("# aclfile ", "aclfile "))
+    users = example.read_text()
+    (made / "users.acl").write_text(users.replace("CHANGE-", "of-this-test-"))
+    return {"REDIS_FOLDER": str(made)} | {
+        f"{user.upper()}_REDIS_URL": f"redis://{user}:of-this-test-{user}-PASSWORD@redis:6379/0"
+        for user in ("ingress", "worker", "licensing", "usage")
+    }
 
 
 def prepare(engine: Engine, folder: Path) -> None:

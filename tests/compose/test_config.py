@@ -190,5 +190,6 @@ def test_every_file_that_is_mounted_is_there():
     text = "\n".join((COMPOSE / file).read_text() for file in STACKS)
     mounted = set(re.findall(r"-\s+(?:\$\{\w+:-)?(\./[\w./-]+)\}?:/", text))
     assert mounted >= operators
+    assert "./redis" in mounted
     assert [path for path in mounted - operators if not (COMPOSE / path).exists()] == []
     assert os.access(COMPOSE / "nginx" / "run.sh", os.R_OK)
