@@ -137,7 +137,7 @@ class Site:
         """Every container's own health check passes, and the load balancer has found both ingress nodes."""
         names = self.containers()
         services = ["redis", "licensing", "usage", "streaming-asr-lb", "streaming-api"]
-        assert all(self.containers(each) for each in services), names
+        wait("all services run", lambda: all(self.containers(each) for each in services))
         assert len(self.containers("streaming-api")) == 2, names
         for name in names:
             wait(f"{name} healthy", partial(self.engine.health, name))
@@ -232,8 +232,9 @@ def redis_with_users(folder: Path) -> dict[str, str]:
     made.mkdir(exist_ok=True)
     config = (COMPOSE / "redis" / "redis.conf").read_text()
     (made / "redis.conf").write_text(config.replace("# aclfile ", "aclfile "))
-    users = example.read_text()
-    (made / "users.acl").write_text(users.replace("CHANGE-", "of-this-test-"))
+    # Redis takes no comments in such a file.
+    users = [line for line in example.read_text().splitlines() if line.startswith("user ")]
+    (made / "users.acl").write_text("\n".join([*users, ""]).replace("CHANGE-", "of-this-test-"))
     return {"REDIS_FOLDER": str(made)} | {
         f"{user.upper()}_REDIS_URL": f"redis://{user}:of-this-test-{user}-PASSWORD@redis:6379/0"
         for user in ("ingress", "worker", "licensing", "usage")
