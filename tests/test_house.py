@@ -58,6 +58,7 @@ PURE = {
     "workers/window.py",
     "workers/words.py",
     "workers/u3pro/prompt.py",
+    "cli/bench_capacity.py",
     "cli/latencies.py",
 }
 TENSORS = {
