@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("cli", "ingress", "licensing", "usage", "wire", "workers")
+ROOMS = ("cli", "console", "ingress", "licensing", "usage", "wire", "workers")
 
 PURE = {
     "wire/entries.py",
@@ -59,6 +59,8 @@ PURE = {
     "workers/words.py",
     "workers/u3pro/prompt.py",
     "cli/latencies.py",
+    "console/door.py",
+    "console/measured.py",
 }
 TENSORS = {
     "workers/biasing.py",
@@ -85,7 +87,8 @@ ARROWS: dict[str, set[str]] = {
     "workers": {"wire"},
     "licensing": {"wire"},
     "usage": {"wire"},
-    "cli": {"wire", "ingress", "workers", "licensing", "usage"},
+    "console": {"wire"},
+    "cli": {"wire", "console", "ingress", "workers", "licensing", "usage"},
 }
 #: File or folder -> modules of ours that it may not import, whatever its room may.
 CLOSED = {
@@ -106,7 +109,9 @@ DOORS = {
     "msgpack": {"wire/entries.py"},
     "prometheus_client": {"wire/metrics.py", "wire/service.py"},
     "uvloop": {"wire/service.py"},
-    "websockets": {"ingress/server.py", "cli/client.py", "cli/bench_churn.py"},
+    "websockets": {"ingress/server.py", "console/live.py", "cli/client.py", "cli/bench_churn.py"},
+    "starlette": {"console/live.py", "console/site.py"},
+    "uvicorn": {"console/server.py"},
     "pydantic": {
         "wire/params.py",
         "wire/service.py",
@@ -115,6 +120,7 @@ DOORS = {
         "workers/settings.py",
         "licensing/settings.py",
         "usage/settings.py",
+        "console/settings.py",
     },
     "pydantic_core": {"wire/params.py"},
     "pydantic_settings": {"wire/service.py"},
@@ -242,7 +248,7 @@ def test_a_service_without_a_model_runs_where_torch_is_not_installed():
     modules = [
         path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         for path in SOURCES
-        if path.startswith(("wire/", "ingress/", "licensing/", "usage/"))
+        if path.startswith(("wire/", "ingress/", "licensing/", "usage/", "console/"))
     ]
     code = f"""
 import importlib, importlib.abc, sys
