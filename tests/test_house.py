@@ -23,6 +23,8 @@ PURE = {
     "wire/keys.py",
     "wire/messages.py",
     "wire/params.py",
+    "wire/recorded.py",
+    "wire/recordings.py",
     "wire/speech_models.py",
     "wire/webhook_url.py",
     "ingress/audio.py",

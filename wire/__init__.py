@@ -4,6 +4,8 @@ messages  what a client and the server say to each other (JSON text frames)
 speech_models  the models a client may name: pool, family, defaults
 params    a session's parameters: query string and `UpdateConfiguration` -> one validated value
 entries   what processes tell each other through Redis (msgpack)
+recorded  what a recording holds, item by item (msgpack)
+recordings  a recording as a whole, and its exported form
 webhook_url  where a webhook may go, and what it may carry
 errors    the exception tree; error codes and close codes
 keys      every Redis key
