@@ -57,18 +57,10 @@ app.add_typer(dues.tracker_app, name="tracker", rich_help_panel=DUES)
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"steno {version()}")
+        from wire.release import software
+
+        typer.echo(f"steno {software()}")
         raise typer.Exit
-
-
-def version() -> str:
-    """The installed version, or a word for a tree that was not installed."""
-    from importlib import metadata
-
-    try:
-        return metadata.version("steno")
-    except metadata.PackageNotFoundError:
-        return "(not installed)"
 
 
 @app.callback()

@@ -11,6 +11,10 @@ errors    the exception tree; error codes and close codes
 keys      every Redis key
 streams   the only code that talks to Redis (with `leases.lua`)
 accounts  licence and usage in Redis, over the connections of streams
+archive   recordings in Redis, over the connections of streams (with `recordings.lua`)
+scribe    writes recordings beside what it must not disturb
+sealing   encryption of recordings
+release   which release this is
 metrics   every metric
 service   how a process lives: settings, logging, probe, run until signalled
 ticks     a call once a second for the slow services, by arq

@@ -111,6 +111,8 @@ class SessionParams(BaseModel):
     acknowledge_silence: bool = False
     include_partial_turns: bool = True
     resumable: bool = False  # ours: docs/resume.md
+    record: bool | None = None  # ours, as `replay`: docs/replay.md
+    replay: bool = False
     # 2.2
     end_of_turn_confidence_threshold: Probability = 0.4
     min_turn_silence: Integer = Field(
@@ -263,7 +265,14 @@ _CHECKS: Mapping[str, Callable[[str], None]] = {
 
 #: A secret, and what goes with it, and what concerns the connection only: no worker needs them, so they never reach
 #: Redis.
-_INGRESS_ONLY = {"webhook_url", "webhook_auth_header_name", "webhook_auth_header_value", "resumable"}
+_INGRESS_ONLY = {
+    "webhook_url",
+    "webhook_auth_header_name",
+    "webhook_auth_header_value",
+    "resumable",
+    "record",
+    "replay",
+}
 
 #: Names that `UpdateConfiguration` may carry -> field they set (protocol 3.2); the rest is fixed at connect.
 _UPDATABLE = {

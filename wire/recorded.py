@@ -11,7 +11,7 @@ A batch is packed as `[FORMAT, writer, number, [[kind, ...], ...]]`. Later forma
 fields at the end of a kind: a reader passes over what it does not know. Any other change is a new FORMAT.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from typing import Any, TypeVar, get_type_hints
@@ -21,8 +21,14 @@ from wire.errors import EntryError
 
 FORMAT = 1
 
-#: Largest batch that is read, in bytes; writers keep far below it.
-MAX_BATCH_BYTES = 2**20
+#: Most bytes of audio and text that writers put into one batch, more or less; the largest that is read.
+BATCH_BYTES, MAX_BATCH_BYTES = 128 * 1024, 2**20
+
+#: Keys of `Offer.params` beside the session's parameters. The first: the worker is to record what it does; plainly, or
+#: encrypted. The second: the session is a replay, whose audio goes to the model in the pieces in which live audio does,
+#: however fast it comes.
+OFFER_RECORDED, OFFER_REPLAY = "recorded", "replay"
+PLAIN, SEALED = "plain", "sealed"
 
 
 class TooNew(EntryError):
@@ -263,6 +269,26 @@ def pack_item(item: Item) -> list[Any]:
 
 def pack_batch(writer: str, number: int, items: Iterable[Item]) -> bytes:
     return pack_value([FORMAT, writer, number, [pack_item(item) for item in items]])
+
+
+def portions(items: Sequence[Item]) -> list[list[Item]]:
+    """Items in their order, cut into batches of no more than about BATCH_BYTES."""
+    found: list[list[Item]] = []
+    size = BATCH_BYTES
+    for item in items:
+        if size >= BATCH_BYTES:
+            found.append([])
+            size = 0
+        found[-1].append(item)
+        size += weight(item)
+    return found
+
+
+def weight(item: Item) -> int:
+    """About how many bytes the item takes in a batch."""
+    if isinstance(item, Audio):
+        return 24 + len(item.pcm)
+    return 100 + len(getattr(item, "text", ""))
 
 
 def unpack_batch(data: bytes) -> Batch:

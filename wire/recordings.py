@@ -137,7 +137,9 @@ def assemble(
     facts: SessionFacts, end: SessionEnd | None, batches: Iterable[Batch], faults: Sequence[str] = ()
 ) -> Recording:
     """A recording of what could be read. What the batches' numbers tell to be missing is added to `faults`."""
-    found, told = list(batches), list(faults)
+    # One that was written again, because Redis was slow to say that it has it, counts once.
+    found = list({(batch.writer, batch.number): batch for batch in batches}.values())
+    told = list(faults)
     told += _missing(found)
     unknown, broken = sum(batch.unknown for batch in found), sum(batch.broken for batch in found)
     if unknown:

@@ -44,6 +44,8 @@ def test_defaults_are_those_of_the_us_models():
         "acknowledge_silence": False,
         "include_partial_turns": True,
         "resumable": False,
+        "record": None,
+        "replay": False,
         "end_of_turn_confidence_threshold": 0.4,
         "min_turn_silence": 400,
         "max_turn_silence": 1280,
