@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from console import measured, overview
+from console import measured, overview, report
+from console.sound import flac
 from wire.accounts import Accounts
+from wire.archive import Archive
 from wire.census import Census
 from wire.errors import BusUnavailable, EntryError
 from wire.speech_models import POOLS
@@ -28,8 +30,10 @@ MAX_PAGE_BYTES = 2**22
 class Desk:
     """One console's view. Use from one event loop; `bus` is closed by its owner."""
 
-    def __init__(self, bus: Bus, metrics_urls: Sequence[str] = ()) -> None:
+    def __init__(self, bus: Bus, metrics_urls: Sequence[str] = (), record_key: bytes | None = None) -> None:
         self._bus = bus
+        self._archive = Archive(bus, record_key)
+        self._drawing = asyncio.Lock()
         self._accounts = Accounts(bus)
         self._census = Census(bus)
         self._urls = tuple(metrics_urls)
@@ -55,6 +59,19 @@ class Desk:
             return None
         cursor, told = await self._census.events(name, after)
         return {"facts": overview.session(*found), "events": overview.events(told), "after": cursor}
+
+    async def recordings(self) -> dict[str, Any]:
+        """What there is to look at. Raises BusUnavailable."""
+        return overview.recordings(await self._archive.listing())
+
+    async def report(self, session: str) -> str:
+        """A recording's page. One is made at a time: an hour of sound takes seconds and some hundred MB.
+
+        Raises NoRecording; Locked and TooNew for one that cannot be read; BusUnavailable.
+        """
+        async with self._drawing:
+            recording = await self._archive.load(session)
+            return await asyncio.to_thread(lambda: report.render(recording, flac(recording.pcm)))
 
     async def _look(self) -> dict[str, Any]:
         try:

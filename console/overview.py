@@ -7,9 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from wire.accounts import Waiting
+from wire.archive import Listed
 from wire.census import Present
 from wire.entries import Billing, LicenseState, LicenseStatus, Offer, SessionEvent, WorkerLoad
 from wire.speech_models import MODELS
+
+#: Most recordings that are named, the newest.
+MOST_RECORDINGS = 500
 
 #: The states of a licence, and what each means for whoever runs the stack.
 LICENSE: Mapping[LicenseState, tuple[str, str]] = {
@@ -118,6 +122,34 @@ def events(told: Sequence[SessionEvent]) -> list[dict[str, Any]]:
         }
         for event in told
     ]
+
+
+def recordings(listed: Sequence[Listed]) -> dict[str, Any]:
+    """What there is to look at, newest first, at most MOST_RECORDINGS; how many and how large all are."""
+    newest = sorted(listed, key=lambda one: -one.started_s)[:MOST_RECORDINGS]
+    return {
+        "count": len(listed),
+        "bytes": sum(one.size for one in listed),
+        "recordings": [_recording(one) for one in newest],
+    }
+
+
+def _recording(one: Listed) -> dict[str, Any]:
+    facts, end = one.facts, one.end
+    return {
+        "session": one.id,
+        "since_ms": round(one.started_s * 1000),
+        "bytes": one.size,
+        "left_s": round(one.left_s),
+        "sealed": one.sealed,
+        "cut": one.cut,
+        "fault": one.fault,
+        "pool": facts.pool if facts else "",
+        "key": facts.key if facts else "",
+        "why": facts.why if facts else "",
+        "outcome": end.outcome if end else "",
+        "audio_ms": end.audio_ms if end else None,
+    }
 
 
 def _time(at_ms: int) -> int | None:

@@ -42,7 +42,7 @@ async def serve(settings: ConsoleSettings, drain: asyncio.Event, probe: Probe) -
         settings.console_api_key.get_secret_value(),
         settings.console_live_sessions,
     )
-    site = Site(Door(settings.token), Desk(bus, settings.metrics_urls), live)
+    site = Site(Door(settings.token), Desk(bus, settings.metrics_urls, settings.seal_key), live)
     # Its own log would hold a line for each request; what a page asks for is nobody's business.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     config = uvicorn.Config(

@@ -7,10 +7,10 @@ from pydantic import Field, SecretStr, field_validator
 
 from console.door import MIN_TOKEN_CHARS
 from wire.errors import SettingsError
-from wire.service import ServiceSettings
+from wire.sealing import SealedSettings
 
 
-class ConsoleSettings(ServiceSettings):
+class ConsoleSettings(SealedSettings):
     """One console. Each field's variable is its name in capitals."""
 
     console_host: str = Field(

@@ -4,6 +4,7 @@ Pages are files in `static/`, put into one layout when the site is built; what c
 here changes anything but whether the asker has a cookie.
 """
 
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
@@ -15,15 +16,17 @@ from urllib.parse import parse_qs
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from console import report
 from console.desk import Desk
 from console.door import COOKIE, COOKIE_S, Door, same_origin
 from console.live import Live
-from wire.errors import BusUnavailable
+from wire.archive import NoRecording
+from wire.errors import BusUnavailable, EntryError
 
 STATIC = Path(__file__).with_name("static")
 #: Page -> its title; the file is `static/{name}.html`.
@@ -72,9 +75,11 @@ class Site:
             Route("/", self._show("overview")),
             Route("/try", self._show("try")),
             Route("/recordings", self._show("recordings")),
+            Route("/recordings/{session}", self._report),
             Route("/sessions/{session}", self._show("session")),
             Route("/api/overview", self._overview),
             Route("/api/sessions/{session}", self._session),
+            Route("/api/recordings", self._recordings),
             Route("/api/live", self._room),
             Route("/static/{name}", _file),
             Route("/login", self._ask, methods=["GET"]),
@@ -102,6 +107,24 @@ class Site:
         if found is None:
             return JSONResponse({"error": "no such session is open"}, HTTPStatus.NOT_FOUND)
         return JSONResponse(found)
+
+    async def _recordings(self, _: Request) -> Response:
+        return JSONResponse(await self._desk.recordings())
+
+    async def _report(self, request: Request) -> Response:
+        """A recording's own page, under its own policy; with `?save`, a file to keep."""
+        name = request.path_params["session"]
+        try:
+            page = await self._desk.report(name)
+        except NoRecording as error:
+            return PlainTextResponse(f"{error}\n", HTTPStatus.NOT_FOUND)
+        except EntryError as error:
+            return PlainTextResponse(f"{error}\n", HTTPStatus.CONFLICT)
+        headers = {"Content-Security-Policy": f"{report.POLICY}; frame-ancestors 'none'"}
+        if "save" in request.query_params:
+            safe = re.sub(r"[^\w-]", "_", name, flags=re.ASCII)
+            headers["Content-Disposition"] = f'attachment; filename="{safe}.html"'
+        return HTMLResponse(page, headers=headers)
 
     async def _room(self, _: Request) -> Response:
         return JSONResponse({"open": self._live.open, "most": self._live.most, "url": self._live.url})

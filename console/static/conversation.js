@@ -8,11 +8,12 @@ export class Conversation extends EventTarget {
   #socket; #spokenFrom = null; #connectedAt = performance.now(); #seen = new Map(); #terminated = false;
   begin = null; first = []; final = []; sentMs = 0;
 
-  constructor(rate, model) {
+  constructor(rate, model, record) {
     super();
     this.rate = rate;
     const query = new URLSearchParams({ sample_rate: rate, format_turns: "true" });
     if (model) query.set("speech_model", model);
+    if (record) query.set("record", "true");
     this.#socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/live?${query}`);
     this.#socket.binaryType = "arraybuffer";
     this.#socket.onmessage = (event) => this.#hear(JSON.parse(event.data));

@@ -9,7 +9,7 @@ function say(text) { at("state").textContent = text; }
 function trouble(...parts) { show(at("trouble"), parts.map(String), parts.length ? h("p", { class: "note bad" }, parts) : []); }
 
 function busy(is) {
-  at("mic").disabled = at("model").disabled = at("file").disabled = is;
+  at("mic").disabled = at("model").disabled = at("record").disabled = at("file").disabled = is;
   at("file").parentElement.classList.toggle("off", is);
   at("stop").disabled = !is;
   if (!is) at("level").style.width = "0";
@@ -42,7 +42,7 @@ function turn(message) {
 }
 
 function hear({ detail: message }) {
-  if (message.type === "Begin") say("Listening.");
+  if (message.type === "Begin") begun(message);
   if (message.type === "Turn") turn(message);
   if (message.type === "Error") {
     trouble(`The stack says: ${message.error} (${message.error_code}).`, message.error_code === 1008 ? " Is CONSOLE_API_KEY one of its keys?" : "");
@@ -50,10 +50,17 @@ function hear({ detail: message }) {
   figures();
 }
 
+function begun({ id, configuration }) {
+  say("Listening.");
+  const page = `/recordings/${encodeURIComponent(id)}`;
+  if (configuration.recorded) show(at("recorded"), id, h("p", {}, "This session is recorded: ", h("a", { href: page, target: "_blank" }, "its page"), ", whole once it has ended."));
+  else show(at("recorded"), id, at("record").checked ? h("p", { class: "dim" }, "It is not recorded: the stack does not allow it (RECORD).") : []);
+}
+
 async function converse(rate) {
   at("finals").replaceChildren(); at("partial").replaceChildren(); at("nothing").hidden = false;
-  trouble(); busy(true); say("Connecting …");
-  conversation = new Conversation(rate, at("model").value);
+  trouble(); show(at("recorded"), null); busy(true); say("Connecting …");
+  conversation = new Conversation(rate, at("model").value, at("record").checked);
   conversation.addEventListener("message", hear);
   conversation.addEventListener("slow", () => trouble("The network is too slow for live audio."));
   conversation.addEventListener("over", ({ detail }) => {
