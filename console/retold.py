@@ -228,13 +228,16 @@ class Story:
 def _words(fields: Mapping[str, Any], before: Sequence[Word]) -> tuple[Word, ...]:
     told = fields.get("words")
     found: list[Word] = []
-    for place, word in enumerate(told if isinstance(told, list) else ()):
-        text, start, end = str(word.get("text", "")), word.get("start"), word.get("end")
-        if not (isinstance(start, int) and isinstance(end, int)):
+    for word in told if isinstance(told, list) else ():
+        if not isinstance(word, dict):
             continue
+        text, start, end = str(word.get("text", "")), word.get("start"), word.get("end")
+        confidence = word.get("confidence", 0.0)
+        if not (isinstance(start, int) and isinstance(end, int) and isinstance(confidence, (int, float))):
+            continue
+        place = len(found)
         fresh = place >= len(before) or before[place].text != text
-        confidence = float(word.get("confidence", 0.0))
-        found.append(Word(text, start, end, confidence, bool(word.get("word_is_final")), fresh))
+        found.append(Word(text, start, end, float(confidence), bool(word.get("word_is_final")), fresh))
     return tuple(found)
 
 

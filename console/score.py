@@ -21,6 +21,16 @@ _HEIGHT = SOUND + SPEECH + 4
 #: Distances between the times of an axis, in ms; one shows eight of them at most.
 _STEPS = (500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000, 300_000, 600_000, 1_800_000)
 
+#: Rule -> what it means that it fired (`workers/endpointing.py`, protocol 5).
+MEANINGS = {
+    "confident": "the model was sure enough that the turn was complete, and the shorter silence had passed",
+    "punctuated": "a sentence was closed, and the shorter silence had passed",
+    "silent": "the longest silence had passed, whatever the words say",
+    "long": "the turn had reached its greatest length",
+    "forced": "the client asked for it (ForceEndpoint)",
+    "terminated": "the client ended the session (Terminate)",
+}
+
 
 @dataclass(frozen=True)
 class Score:
@@ -211,7 +221,8 @@ def decided(decision: Decided | None) -> Html:
         h("b", clock(decision.end_ms), cls="num"),
         ", seen when ",
         h("b", clock(decision.heard_ms), cls="num"),
-        " had been heard.",
+        " had been heard",
+        f": {MEANINGS[decision.rule]}." if decision.rule in MEANINGS else ".",
     )
     return h("div", said, h("ul", *numbers, cls="chips num"), cls="decision")
 
@@ -237,7 +248,7 @@ def _bar(name: str, row: Row, slowest_s: float) -> Html:
             title=f"{phase}: {seconds * 1000:.0f} ms",
         )
         for number, (phase, seconds) in enumerate(named)
-        if seconds
+        if seconds and slowest_s
     ]
     told = ", ".join(f"{phase} {seconds * 1000:.0f} ms" for phase, seconds in named)
     return h(

@@ -14,7 +14,24 @@ from pydantic import SecretStr
 
 from console.server import serve
 from console.settings import ConsoleSettings
+from tests.speech import clip_pcm
+from wire.messages import Turn, Word, dump
+from wire.recorded import (
+    Audio,
+    Decided,
+    Item,
+    Published,
+    Said,
+    SessionEnd,
+    SessionFacts,
+    Stepped,
+    Taken,
+    Told,
+)
+from wire.recordings import Recording
 from wire.service import Probe, new_event_loop
+
+HELLO = "hello_world.wav"
 
 TOKEN = "a token of some length"
 
@@ -101,3 +118,46 @@ def start(redis_url: str, namespace: str, free_port, wait_until_sync) -> Iterato
 @pytest.fixture
 def token() -> str:
     return TOKEN
+
+
+def _turn(order: int, words: list[tuple[str, int, int, bool]], end: bool, text: str = "") -> str:
+    told = tuple(Word(start, stop, word, 0.9, settled) for word, start, stop, settled in words)
+    return dump(Turn(order, True, end, text or " ".join(word.text for word in told), 0.8, told))
+
+
+@pytest.fixture
+def recording() -> Recording:
+    """Two turns of a real clip, taken over in between, with times as of one clock; nobody may believe its texts."""
+    pcm = clip_pcm(HELLO) + clip_pcm(HELLO) + bytes(8_000 * 2)
+    start, frames = 1_000.0, range(0, len(pcm), 3_200)
+    audio: list[Item] = [Audio(start + (at + 3_200) / 32_000, at // 2, pcm[at : at + 3_200]) for at in frames]
+    evil = "<img src=x onerror=alert(1)>"
+    first = [("Hello", 320, 700, True), ("world.", 720, 1_100, False)]
+    settled = [("Hello", 320, 700, True), ("world.", 720, 1_100, True)]
+    second = [(evil, 1_500, 1_800, True), ("again.", 1_820, 2_200, True)]
+    told: list[Item] = [
+        Told(start + 0.9, _turn(0, first[:1], end=False), 1, 1),
+        Told(start + 1.25, _turn(0, first, end=False), 1, 2),
+        Told(start + 1.6, _turn(0, settled, end=True), 1, 3),
+        Told(start + 2.4, _turn(1, second, end=True, text=f"{evil} again."), 2, 1),
+        Told(start + 2.6, '{"audio_duration_seconds":2,"session_duration_seconds":2,"type":"Termination"}'),
+    ]
+    steps: list[Item] = [
+        Stepped(start + 0.86, 1, 0.82 + start, 0.83 + start, 0, 800, 3, 32, 32, tuple(range(0, 1000, 40))),
+        Stepped(start + 1.55, 1, 1.52 + start, 1.53 + start, 800, 1_500, 1),
+    ]
+    published: list[Item] = [
+        Published(start + 0.89, 1, 1, "MESSAGE", start + 0.87, 800, 0),
+        Published(start + 1.58, 1, 3, "MESSAGE", start + 1.56, 1_500, 0, True, 1, 1_200),
+    ]
+    others: list[Item] = [
+        Taken(start, 1, "ada", "moonshine-tiny-en", "ab" * 32, "0.1.0"),
+        Taken(start + 1.7, 2, "bob", "moonshine-tiny-en", "ab" * 32, "0.1.0", 1, 1_200),
+        Decided(start + 1.5, 1, 0, "confident", 1_140, 1_500, {"confidence": 0.8, "last_word": None}),
+        Said(start + 2.5, '{"type":"Terminate"}'),
+    ]
+    facts = SessionFacts(
+        "some-id", start, "english", {"keyterms_prompt": [evil]}, evil, "node", "0.1.0", "asked"
+    )
+    items = sorted((*audio, *told, *steps, *published, *others), key=lambda item: item.at_s)
+    return Recording(facts, SessionEnd(start + 2.7, "ended", 2_300), tuple(items), (f"a fault {evil}",))

@@ -9,6 +9,7 @@ import pytest
 from console import desk as module
 from console.desk import Desk, fetch
 from wire.accounts import Accounts
+from wire.archive import Archive, NoRecording
 from wire.entries import (
     Billing,
     Event,
@@ -20,6 +21,8 @@ from wire.entries import (
     WorkerLoad,
 )
 from wire.keys import Keys
+from wire.recordings import Recording
+from wire.sealing import Locked
 from wire.streams import Bus
 
 STATUS = LicenseStatus(LicenseState.CONNECTED, "id", Billing.USAGE, ("*",), 3, 1, 2, 3)
@@ -118,6 +121,45 @@ def test_a_session_is_told_piece_by_piece(run, bus: Bus):
         again = await desk.session("a", told["after"])
         assert again is not None
         assert again["events"] == []
+
+    run(scenario())
+
+
+def test_recordings_are_listed_and_told(run, bus: Bus, recording: Recording):
+    async def scenario() -> None:
+        desk = Desk(bus)
+        assert await desk.recordings() == {"count": 0, "bytes": 0, "recordings": []}
+        await Archive(bus).put(recording, 60, 10**7)
+        told = await desk.recordings()
+        assert told["count"] == 1
+        [row] = told["recordings"]
+        assert (row["session"], row["pool"], row["outcome"], row["audio_ms"]) == (
+            "some-id",
+            "english",
+            "ended",
+            2300,
+        )
+        assert row["bytes"] == told["bytes"] > 30_000
+        assert 0 < row["left_s"] <= 60
+        page = await desk.report("some-id")
+        assert page.startswith("<!doctype html>")
+        assert "data:audio/flac" in page
+        with pytest.raises(NoRecording):
+            await desk.report("another")
+
+    run(scenario())
+
+
+def test_what_is_sealed_is_listed_and_told_with_the_key_alone(run, bus: Bus, recording: Recording):
+    async def scenario() -> None:
+        key = bytes(32)
+        await Archive(bus, key).put(recording, 60, 10**7)
+        [row] = (await Desk(bus).recordings())["recordings"]
+        assert row["sealed"]
+        assert "RECORD_KEY" in row["fault"]
+        with pytest.raises(Locked, match="RECORD_KEY"):
+            await Desk(bus).report("some-id")
+        assert "Hello world." in await Desk(bus, record_key=key).report("some-id")
 
     run(scenario())
 

@@ -4,9 +4,11 @@ import json
 
 from console import overview
 from wire.accounts import Waiting
+from wire.archive import Listed
 from wire.census import Present
 from wire.entries import Billing, Event, LicenseState, LicenseStatus, Offer, SessionEvent, WorkerLoad
 from wire.params import SessionParams
+from wire.recorded import SessionEnd, SessionFacts
 
 
 def offer(name: str, **params) -> Offer:
@@ -57,6 +59,29 @@ def test_a_session_shows_what_was_asked_but_no_webhook_and_no_prompt():
     assert "language_codes" not in told["params"]  # not set
     assert "secret" not in json.dumps(told)
     assert "hooks.example" not in json.dumps(told)
+
+
+def test_recordings_come_newest_first_and_tell_what_is_wrong_with_them():
+    facts = SessionFacts("b", 9.0, "english", key="alice", why="key")
+    listed = [
+        Listed("a", 5.0, 10, 60.4, sealed=True, fault="it is encrypted"),
+        Listed("b", 9.0, 30, 99.0, sealed=False, cut=True, facts=facts, end=SessionEnd(10.0, "ended", 900)),
+    ]
+    told = overview.recordings(listed)
+    assert (told["count"], told["bytes"]) == (2, 40)
+    newest, oldest = told["recordings"]
+    assert (newest["session"], newest["key"], newest["outcome"], newest["cut"]) == (
+        "b",
+        "alice",
+        "ended",
+        True,
+    )
+    assert (oldest["fault"], oldest["sealed"], oldest["audio_ms"], oldest["left_s"]) == (
+        "it is encrypted",
+        True,
+        None,
+        60,
+    )
 
 
 def test_events_are_told_as_they_went_out():

@@ -1,10 +1,14 @@
 """`console.site` over a real socket: pages, headers, and who gets them."""
 
+from dataclasses import replace
+
 import pytest
 
 from console.door import COOKIE
+from console.report import POLICY
 from console.site import PAGES, STATIC
 from tests.browser import CONTRAST, TOO_WIDE, chromium, opened
+from wire.archive import Archive
 
 ADDRESSES = ["/", "/try", "/recordings", "/sessions/some-id"]
 
@@ -109,6 +113,29 @@ def test_a_redis_that_is_away_is_told_in_words(start, free_port):
     assert answer.status == 503
     assert "cannot be reached" in answer.fields["error"]
     assert console.ask("/").status == 200
+
+
+def test_a_recording_is_a_page_with_a_policy_of_its_own(start, run, bus, recording):
+    console = start()
+    run(Archive(bus).put(recording, 60, 10**7))
+    run(
+        Archive(bus, bytes(32)).put(
+            replace(recording, facts=replace(recording.facts, id="sealed")), 60, 10**7
+        )
+    )
+    assert console.ask("/api/recordings").fields["count"] == 2
+    answer = console.ask("/recordings/some-id")
+    assert answer.status == 200
+    assert answer.headers["content-security-policy"].startswith(POLICY)
+    assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+    assert "content-disposition" not in answer.headers
+    assert (
+        console.ask("/recordings/some-id?save").headers["content-disposition"]
+        == 'attachment; filename="some-id.html"'
+    )
+    assert (sealed := console.ask("/recordings/sealed")).status == 409
+    assert "RECORD_KEY" in sealed.text
+    assert console.ask("/recordings/none").status == 404
 
 
 def test_live_sessions_are_counted_and_the_key_is_not_told(start):

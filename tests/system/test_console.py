@@ -27,7 +27,7 @@ def browser() -> Iterator:
 @pytest.fixture(scope="module")
 def stack(browser) -> Iterator[Stack]:
     up.fetch_weights(Terminal(stderr=True))
-    with Stack(console=True, env={"CONSOLE_PORT": "0", "REPORT_S": "0.2"}) as running:
+    with Stack(console=True, env={"CONSOLE_PORT": "0", "REPORT_S": "0.2", "RECORD": "ask"}) as running:
         yield running
 
 
@@ -76,6 +76,31 @@ def test_what_is_in_a_file_appears_and_the_session_can_be_followed(stack: Stack,
         assert watched.complaints == []
 
 
+def test_what_was_recorded_is_shown_as_it_became_known(stack: Stack, browser):
+    with opened(browser, f"{stack.console_url}/try") as watched:
+        page = watched.page
+        page.check("#record")
+        page.set_input_files("#file", DATA / "hello_world.wav")
+        assert heard(page) == ["hello", "world"]
+        address = page.locator("#recorded a").get_attribute("href")
+    with opened(browser, f"{stack.console_url}/recordings") as listed:
+        expect(listed.page.locator("tbody")).to_contain_text("ended", timeout=HEARD_MS)
+        assert listed.page.locator("tbody tr").count() == 1
+        assert not listed.page.evaluate(TOO_WIDE)
+    with opened(browser, f"{stack.console_url}{address}") as report:
+        sheet = report.page
+        assert words(sheet.locator("#turn-0 q").inner_text())[:2] == ["hello", "world"]
+        assert sheet.locator(".final button.w").count() >= 2
+        assert sheet.locator(".decision b").first.inner_text() in ("confident", "silent", "terminated")
+        assert sheet.locator(".whole path.speech").get_attribute("d")
+        assert sheet.locator(".bar i.p2").count() >= 1  # steps of the model were recorded
+        assert "moonshine" in sheet.locator(".facts").first.inner_text()
+        sheet.locator(".final button.w").nth(1).click()
+        sheet.wait_for_selector(".w.now")
+        assert sheet.evaluate(CONTRAST) == []
+        assert report.complaints == []
+
+
 def test_a_file_that_is_no_sound_is_told(stack: Stack, browser):
     with opened(browser, f"{stack.console_url}/try") as watched:
         watched.page.set_input_files("#file", Path(__file__))
@@ -118,7 +143,7 @@ def test_the_keyboard_is_enough(stack: Stack, browser):
         for _ in range(3):
             page.keyboard.press("Tab")
             reached.append(page.evaluate(f"{focused}.id"))
-        assert reached[:2] == ["mic", "file"]
+        assert reached == ["mic", "file", "record"]
         assert (
             page.evaluate("document.querySelectorAll('[aria-live], [role=status], [role=log]').length") >= 3
         )
