@@ -10,6 +10,7 @@ from wire.accounts import Waiting
 from wire.archive import Listed
 from wire.census import Present
 from wire.entries import Billing, LicenseState, LicenseStatus, Offer, SessionEvent, WorkerLoad
+from wire.recorded import OFFER_RECORDED
 from wire.speech_models import MODELS
 
 #: Most recordings that are named, the newest.
@@ -91,6 +92,7 @@ def live(present: Iterable[Present]) -> list[dict[str, Any]]:
             "since_ms": one.offered_ms,
             "worker": one.worker,
             "takes": one.takes,
+            "recorded": bool(one.offer.params.get(OFFER_RECORDED)),
         }
         for one in present
     ]
@@ -105,6 +107,7 @@ def session(offer: Offer, generation: int) -> dict[str, Any]:
         "pool": offer.pool,
         "model": offer.params.get("speech_model", ""),
         "generation": generation,
+        "recorded": bool(offer.params.get(OFFER_RECORDED)),
         "params": params,
     }
 

@@ -42,7 +42,7 @@ function sessions(told) {
   }
   return table("Sessions that are open now", [["Session"], ["Pool"], ["Model"], ["Worker"], ["Open since", "num"]], told.sessions.map((one) => [
     h("a", { href: `/sessions/${encodeURIComponent(one.session)}`, id: `s-${one.session}`, class: "id", title: one.session }, one.session.slice(0, 8)),
-    one.pool, one.model, one.worker ? h("span", { class: "id" }, one.worker.slice(0, 24), one.takes > 1 ? ` (taken ${one.takes} times)` : "") : h("span", { class: "warn" }, "waits"),
+    one.pool, one.recorded ? [one.model, " ", h("span", { class: "badge" }, "recorded")] : one.model, one.worker ? h("span", { class: "id" }, one.worker.slice(0, 24), one.takes > 1 ? ` (taken ${one.takes} times)` : "") : h("span", { class: "warn" }, "waits"),
     moment(one.since_ms)]));
 }
 

@@ -21,6 +21,14 @@ export function show(place, of, ...parts) {
   if (focused) document.getElementById(focused)?.focus();
 }
 
+/** The answer and its JSON; nothing where nobody answers in time, or with something else. */
+async function asked(url) {
+  try {
+    const answer = await fetch(url, { signal: AbortSignal.timeout(10_000), headers: { Accept: "application/json" } });
+    return [answer, await answer.json()];
+  } catch { return []; }
+}
+
 /** Ask `url()` every `period` ms, for as long as the page is seen; a server that fails is asked more rarely. */
 export function poll(url, period, heard, failed) {
   const pulse = document.getElementById("pulse");
@@ -28,17 +36,11 @@ export function poll(url, period, heard, failed) {
   async function ask() {
     if (over) return;
     if (!document.hidden) {
-      try {
-        const answer = await fetch(url(), { signal: AbortSignal.timeout(10_000), headers: { Accept: "application/json" } });
-        if (answer.status === 401) return location.assign("/login");
-        const told = await answer.json();
-        if (answer.ok) heard(told); else failed?.(answer.status, told);
-        pulse.textContent = ""; pause = period;
-      } catch (error) {
-        if (error instanceof TypeError || error.name === "TimeoutError") {
-          pulse.textContent = "The console does not answer; trying again."; pause = Math.min(2 * pause, 30_000);
-        } else throw error;
-      }
+      const [answer, told] = await asked(url());
+      if (answer?.status === 401) return location.assign("/login");
+      pulse.textContent = answer ? "" : "The console does not answer; trying again.";
+      pause = answer ? period : Math.min(2 * pause, 30_000);
+      if (answer?.ok) heard(told); else if (answer) failed?.(answer.status, told);
     }
     setTimeout(ask, pause);
   }
@@ -63,7 +65,7 @@ export function table(caption, head, rows) {
   return h("table", { class: "rows" }, h("caption", { class: "unseen" }, caption),
     h("thead", {}, h("tr", {}, head.map(([title, kind]) => h("th", { scope: "col", class: kind }, title)))),
     h("tbody", {}, rows.map((cells) => h("tr", {}, cells.map((cell, at) =>
-      h("td", { class: head[at][1], "data-of": head[at][0] }, h("span", {}, cell)))))));
+      h("td", { class: head[at][1], "data-of": head[at][0] }, h("span", {}, ...[cell].flat())))))));
 }
 
 export const milliseconds = (ms) => ms === null ? "–" : ms < 10 ? `${ms.toFixed(1)} ms` : ms < 9950 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;

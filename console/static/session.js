@@ -3,7 +3,7 @@ import { facts as lines, h, place, poll, show } from "/static/page.js";
 const at = (name) => document.getElementById(name);
 const session = decodeURIComponent(location.pathname.split("/").pop());
 const turns = new Map();
-let after = "", heardMs = 0, known = false;
+let after = "", heardMs = 0, known = false, recorded = false;
 
 function take(event) {
   heardMs = Math.max(heardMs, event.audio_ms);
@@ -25,12 +25,14 @@ function turn(told) {
 
 function facts(told) {
   const rows = [["Pool", told.pool], ["Model", told.model], ["Taken", told.generation === 1 ? "once" : `${told.generation} times`], ["Heard", place(heardMs)],
+    ["Recorded", told.recorded ? h("a", { href: `/recordings/${encodeURIComponent(session)}` }, "its page, so far") : "no"],
     ...Object.entries(told.params).map(([name, value]) => [name, Array.isArray(value) ? value.join(", ") : String(value)])];
   return h("div", { class: "card" }, lines(rows));
 }
 
 function heard(told) {
   known = true;
+  recorded = told.facts.recorded;
   told.events.forEach(take);
   after = told.after;
   show(at("state"), "open", h("p", { class: "dot good" }, "Open"));
@@ -44,6 +46,7 @@ const end = poll(() => `/api/sessions/${encodeURIComponent(session)}?after=${aft
   if (status === 404) {
     end();
     show(at("state"), "over", h("p", { class: "empty" }, h("b", {}, known ? "The session has ended. " : "No such session is open. "),
-      "If it was recorded, it is among the ", h("a", { href: "/recordings" }, "recordings"), "."));
+      recorded ? ["Its ", h("a", { href: `/recordings/${encodeURIComponent(session)}` }, "recording"), " tells how it went."] :
+        ["If it was recorded, it is among the ", h("a", { href: "/recordings" }, "recordings"), "."]));
   } else show(at("state"), told, h("p", { class: "note bad" }, told.error));
 });

@@ -8,7 +8,7 @@ from wire.archive import Listed
 from wire.census import Present
 from wire.entries import Billing, Event, LicenseState, LicenseStatus, Offer, SessionEvent, WorkerLoad
 from wire.params import SessionParams
-from wire.recorded import SessionEnd, SessionFacts
+from wire.recorded import OFFER_RECORDED, PLAIN, SessionEnd, SessionFacts
 
 
 def offer(name: str, **params) -> Offer:
@@ -45,6 +45,10 @@ def test_sessions_come_newest_first():
     assert [row["session"] for row in rows] == ["b", "c", "a"]
     assert rows[0]["model"] == "universal-streaming-english"
     assert (rows[0]["worker"], rows[0]["takes"]) == ("w", 2)
+    assert not any(row["recorded"] for row in rows)
+    offered = Offer("d", "node", "english", {OFFER_RECORDED: PLAIN})
+    assert overview.live([Present(offered, 5)])[0]["recorded"]
+    assert overview.session(offered, 1)["recorded"]
 
 
 def test_a_session_shows_what_was_asked_but_no_webhook_and_no_prompt():
