@@ -1,5 +1,6 @@
 """Sound and speech probability as paths of SVG. Their x is ms of the audio: all that is drawn shares one axis."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
@@ -40,7 +41,7 @@ def waveform(sound: Samples, from_ms: int, to_ms: int, columns: int, loudest: fl
 
 def speech(hops: Sequence[tuple[int, float]], from_ms: int, to_ms: int, height: float, columns: int) -> str:
     """A closed path under the probabilities of this span; of many hops to a column, the highest. Empty without any."""
-    part = [(ms, value) for ms, value in hops if from_ms <= ms <= to_ms]
+    part = hops[bisect_left(hops, (from_ms, 0.0)) : bisect_left(hops, (to_ms + 1, 0.0))]
     if len(part) < 2:
         return ""
     size = -(-len(part) // columns)

@@ -26,6 +26,10 @@ POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; media-src data:; img-src data:; base-uri 'none'; "
     f"form-action 'none'; script-src 'sha256-{_HASH}'"
 )
+#: Where the sound goes once all else is put together: it may be a hundred times as large. No text holds a bare quote.
+_NO_SOUND = 'src="data:,"'
+#: With more turns than these, a browser lays out only those that are seen.
+LONG = 60
 _HOW = (
     "Above: the sound, and how likely it is speech. Below, each message is a row. A bar stands where the audio ended "
     "when the client got it; words that are new in it are marked, those that may still change are pale, finals are "
@@ -65,14 +69,15 @@ def render(recording: Recording, sound: Sound | None = None) -> str:
         "main",
         h("header", h("p", "steno recording", cls="what"), h("h1", recording.facts.id)),
         *_facts(recording, story),
-        _player(sound or wav(recording.pcm)) if recording.pcm else h("p", "There is no audio.", cls="empty"),
+        _player() if recording.pcm else h("p", "There is no audio.", cls="empty"),
         paper.whole(),
         _legend(),
         h("section", *_turns(story, paper), id="turns", aria_label="Turns"),
     )
     skip = h("a", "Skip to the turns", cls="skip", href="#turns")
-    body = h("body", skip, main, h("script", raw(_SCRIPT)))
-    return "<!doctype html>\n" + h("html", head, body, lang="en")
+    long = "long" if len(story.turns) > LONG else None
+    page = h("html", head, h("body", skip, main, h("script", raw(_SCRIPT)), cls=long), lang="en")
+    return f"<!doctype html>\n{page}".replace(_NO_SOUND, f'src="{_source(sound or wav(recording.pcm))}"', 1)
 
 
 def _turns(story: Story, paper: score.Score) -> Iterator[Html]:
@@ -122,9 +127,12 @@ def _pair(name: str, value: str) -> Html:
     return h("div", h("dt", name), h("dd", value))
 
 
-def _player(sound: Sound) -> Html:
-    source = f"data:{sound.kind};base64,{base64.b64encode(sound.data).decode()}"
-    player = h("audio", id="sound", controls=True, preload="auto", src=source)
+def _source(sound: Sound) -> str:
+    return f"data:{sound.kind};base64,{base64.b64encode(sound.data).decode()}"
+
+
+def _player() -> Html:
+    player = h("audio", id="sound", controls=True, preload="auto", src="data:,")
     return h("div", player, h("output", "0:00.00", id="now", cls="num"), cls="player")
 
 

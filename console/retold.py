@@ -149,7 +149,7 @@ class Story:
         rows: list[Row] = []
         for message in messages:
             rows.append(self._row(message, rows[-1].words if rows else ()))
-        decision = next((one for one in reversed(self.recording.decisions) if one.turn_order == order), None)
+        decision = self._decisions.get(order)
         places = [place for row in rows for word in row.words for place in (word.start_ms, word.end_ms)]
         places += [decision.end_ms, decision.heard_ms] if decision else []
         places = places or [rows[0].received_ms]
@@ -183,6 +183,16 @@ class Story:
         moments = [step.queued_s if came_s is None else came_s, step.queued_s, step.begun_s, step.at_s]
         moments += [published.decided_s, published.at_s, message.at_s]
         return tuple(max(0.0, later - earlier) for earlier, later in pairwise(moments))
+
+    @cached_property
+    def takeovers(self) -> tuple[Note, ...]:
+        """Where another worker went on."""
+        return tuple(note for note in self.notes if note.kind == "taken again")
+
+    @cached_property
+    def _decisions(self) -> Mapping[int, Decided]:
+        """The last of each turn: the one that held, where a turn was heard again."""
+        return {one.turn_order: one for one in self.recording.decisions}
 
     @cached_property
     def _published(self) -> Mapping[tuple[int, int], Published]:

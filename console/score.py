@@ -123,8 +123,8 @@ class Score:
                 yield h("rect", cls="gap", x=x, y=0, width=width, height=_HEIGHT)
 
     def _takes(self, begin: int, end: int) -> Iterator[Html]:
-        for note in self.story.notes:
-            if note.kind == "taken again" and begin <= note.received_ms < end:
+        for note in self.story.takeovers:
+            if begin <= note.received_ms < end:
                 yield h("line", cls="take", x1=note.received_ms, x2=note.received_ms, y1=0, y2=_HEIGHT)
 
 

@@ -28,7 +28,8 @@ class ConsoleSettings(SealedSettings):
         description="Ingress that the page «Try it» speaks to, through the console: ws(s)://HOST[:PORT].",
     )
     console_api_key: SecretStr = Field(
-        SecretStr("self-hosted"), description="Key for that ingress; it stays in the console."
+        SecretStr("self-hosted"),
+        description="Key for that ingress; it stays in the console. self-hosted unless set.",
     )
     console_live_sessions: int = Field(
         4, ge=0, le=100, description="Most sessions at once from «Try it»; 0 switches the page off."

@@ -32,7 +32,7 @@ function pool(told) {
   return h("article", { class: "card pool" }, h("header", {}, h("h3", {}, told.pool), h("span", { class: "num" }, `${told.used} of ${told.slots} slots`)),
     meter(share, `${Math.round(100 * share)} % of the slots are taken`, share >= 1),
     facts([["Model", told.models.join(", ") || "–"], ["Workers", String(told.workers.length)],
-      ["Backlog, worst session", told.backlog_ms ? `${milliseconds(told.backlog_ms)} of audio` : "none"],
+      ["Worst backlog", told.backlog_ms ? `${milliseconds(told.backlog_ms)} of audio` : "none"],
       ["Waiting sessions", String(told.waiting)]]));
 }
 

@@ -1,7 +1,8 @@
 "use strict";
 // The sound and the words in step: what plays is marked, what is clicked plays.
 const sound = document.getElementById("sound"), now = document.getElementById("now");
-const strips = [...document.querySelectorAll(".strip")];
+const strips = [...document.querySelectorAll(".strip")].map((strip) =>
+  ({ from: Number(strip.dataset.from), to: Number(strip.dataset.to), cursor: strip.querySelector(".cursor"), seen: false }));
 const words = [...document.querySelectorAll(".final .w")].map((word) => [Number(word.dataset.s), Number(word.dataset.e), word]).sort((a, b) => a[0] - b[0]);
 let marked = null;
 
@@ -11,10 +12,9 @@ function mark() {
   const ms = sound.currentTime * 1000;
   now.textContent = clock(ms);
   for (const strip of strips) {
-    const from = Number(strip.dataset.from), to = Number(strip.dataset.to), cursor = strip.querySelector(".cursor");
-    const inside = ms >= from && ms < to;
-    cursor.style.display = inside ? "block" : "none";
-    if (inside) cursor.style.left = `${100 * (ms - from) / (to - from)}%`;
+    const inside = ms >= strip.from && ms < strip.to;
+    if (inside !== strip.seen) strip.cursor.style.display = (strip.seen = inside) ? "block" : "none";
+    if (inside) strip.cursor.style.left = `${100 * (ms - strip.from) / (strip.to - strip.from)}%`;
   }
   const spoken = words.find(([start, end]) => ms >= start - 1 && ms < end)?.[2] ?? null;
   if (spoken !== marked) { marked?.classList.remove("now"); spoken?.classList.add("now"); marked = spoken; }

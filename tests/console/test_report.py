@@ -3,13 +3,14 @@
 import re
 import wave
 from collections.abc import Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page
 
-from console.report import POLICY, render, wav
+from console.report import LONG, POLICY, Sound, render, wav
 from tests.browser import CONTRAST, TOO_WIDE, chromium, opened
 from wire.recorded import SessionFacts
 from wire.recordings import Recording
@@ -111,3 +112,20 @@ def test_in_a_browser_it_is_readable_by_day_and_night_and_on_a_phone(
         watched.page.emulate_media(media="print")
         assert not watched.page.locator(".player").is_visible()
         assert watched.page.locator("#turn-1").is_visible()
+
+
+def test_the_sound_goes_to_its_place_whatever_a_client_says(recording: Recording):
+    told = replace(recording, facts=replace(recording.facts, key='src="data:,"'))
+    text = render(told, Sound("audio/x", b"sound"))
+    assert text.count('src="data:audio/x;base64,c291bmQ="') == 1
+    assert "src=&quot;data:,&quot;" in text
+
+
+def test_of_many_turns_a_browser_lays_out_what_is_seen(recording: Recording):
+    message = recording.messages[0].item
+    many = [
+        replace(message, text=message.text.replace('"turn_order":0', f'"turn_order":{n}'))
+        for n in range(LONG + 1)
+    ]
+    assert '<body class="long">' in render(replace(recording, items=tuple(many)))
+    assert '<body class="long">' not in render(recording)
