@@ -70,7 +70,7 @@ from ingress.session import (
 )
 from ingress.settings import IngressSettings
 from ingress.webhook import Webhook, Webhooks
-from wire import metrics
+from wire import metrics, strides
 from wire.accounts import Accounts
 from wire.archive import Archive
 from wire.entries import SAMPLE_RATE, AudioEntry, AudioFrame, Offer, SessionEvent
@@ -368,7 +368,9 @@ class Ingress:
         expires_at = int(time.time() + limits.max_session_s)
         token = secrets.token_urlsafe() if params.resumable else ""
         session = self._new_session(name, params, limits, now, expires_at, accepted.api_version, token)
-        told = params.for_worker() | ({OFFER_REPLAY: True} if params.replay else {})
+        told = params.for_worker() | (
+            {OFFER_REPLAY: strides.unpack(params.replay_strides)} if params.replay else {}
+        )
         offer = Offer(name, settings.instance, params.pool, told)
         client = Client(connection, session, now, offer, grant)
         self._clients[name] = client

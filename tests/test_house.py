@@ -26,6 +26,7 @@ PURE = {
     "wire/recorded.py",
     "wire/recordings.py",
     "wire/speech_models.py",
+    "wire/strides.py",
     "wire/webhook_url.py",
     "ingress/audio.py",
     "ingress/consent.py",
@@ -63,6 +64,8 @@ PURE = {
     "workers/words.py",
     "workers/u3pro/prompt.py",
     "cli/latencies.py",
+    "cli/replay_diff.py",
+    "wire/delays.py",
 }
 TENSORS = {
     "workers/biasing.py",
@@ -110,7 +113,7 @@ DOORS = {
     "msgpack": {"wire/entries.py"},
     "prometheus_client": {"wire/metrics.py", "wire/service.py"},
     "uvloop": {"wire/service.py"},
-    "websockets": {"ingress/server.py", "cli/client.py", "cli/bench_churn.py"},
+    "websockets": {"ingress/server.py", "cli/client.py", "cli/bench_churn.py", "cli/replay_play.py"},
     "pydantic": {
         "wire/params.py",
         "wire/sealing.py",
@@ -131,7 +134,7 @@ DOORS = {
     "flatbuffers": {"workers/ort_format.py"},
     "requests": {"workers/wheels.py"},
     "platformdirs": {"workers/wheels.py"},
-    "soundfile": {"cli/audio_file.py"},
+    "soundfile": {"cli/audio_file.py", "cli/replay_files.py"},
     "sounddevice": {"cli/mic.py"},
     "typer": {"cli/"},
     "rich": {"cli/"},
