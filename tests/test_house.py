@@ -113,7 +113,14 @@ DOORS = {
     "msgpack": {"wire/entries.py"},
     "prometheus_client": {"wire/metrics.py", "wire/service.py"},
     "uvloop": {"wire/service.py"},
-    "websockets": {"ingress/server.py", "cli/client.py", "cli/bench_churn.py", "cli/replay_play.py"},
+    "websockets": {
+        "ingress/connection.py",
+        "ingress/server.py",
+        "cli/bench_bare.py",
+        "cli/bench_churn.py",
+        "cli/client.py",
+        "cli/replay_play.py",
+    },
     "pydantic": {
         "wire/params.py",
         "wire/sealing.py",
