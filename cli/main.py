@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import bench, dues
+from cli import bench, dues, replay
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,6 +47,7 @@ models_app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(models_app, name="models", rich_help_panel=STOCK)
+app.add_typer(replay.app, name="replay", rich_help_panel=SERVERS)
 app.add_typer(bench.app, name="bench", rich_help_panel=STOCK)
 app.command("licensing", rich_help_panel=DUES, epilog=dues.LICENSING_EXAMPLES)(dues.licensing)
 app.add_typer(dues.license_app, name="license", rich_help_panel=DUES)

@@ -172,7 +172,7 @@ class Stack:
         started_s = time.monotonic()
         self._redis = redis_server.EmbeddedRedis(log=self._log("redis"))
         self._redis.start()
-        self._tell("redis", "in memory, for this stack only", started_s)
+        self._tell("redis", f"{self._redis.url}, in memory, for this stack only", started_s)
         return self._redis.url
 
     def _wait(self, names: Iterable[str], started_s: float) -> None:

@@ -20,5 +20,6 @@ consent       whether a session is recorded
 tape          what is recorded of it: its inputs and what followed from them
 recorder      performs both: recordings begun, noted, ended, kept within their limits
 outbox        gathers what the node has to tell Redis, and writes it once per tick
-server        performs what the others decide; the only file that knows websockets
+connection    a client's WebSocket: a short way for audio, the library's for the rest
+server        performs what the others decide
 """

@@ -9,12 +9,11 @@ from pydantic import AliasChoices, Field, SecretStr
 from ingress.consent import Policy, Record
 from ingress.session import Limits
 from ingress.tokens import MIN_SECRET_BYTES
-from wire.archive import MAX_KEEP_S
-from wire.sealing import SealedSettings
+from wire.sealing import ArchiveSettings
 from wire.speech_models import DEFAULT_MODEL, MODELS
 
 
-class IngressSettings(SealedSettings):
+class IngressSettings(ArchiveSettings):
     """One ingress node. Each field's variable is its name in capitals."""
 
     # In a container, where the vendor's stack puts it too, loopback would be unreachable; `steno up` asks for loopback.
@@ -76,7 +75,10 @@ class IngressSettings(SealedSettings):
         256, ge=1, description="Most sessions at once on this node; more are refused with 3009."
     )
     tick_ms: int = Field(
-        20, ge=1, le=1000, description="Audio of all sessions is appended to Redis this often, in ms."
+        4,
+        ge=1,
+        le=1000,
+        description="Audio of all sessions is appended to Redis at most this often, in ms; longer costs less.",
     )
     admission_timeout_s: float = Field(
         5.0,
@@ -147,17 +149,6 @@ class IngressSettings(SealedSettings):
     )
     record_sample: float = Field(
         0.0, ge=0, le=1, description="Share of the other sessions that is recorded, unless RECORD is off."
-    )
-    record_keep_s: float = Field(
-        7 * 86_400.0,
-        ge=1,
-        le=MAX_KEEP_S,
-        description="Recordings are erased so many seconds after their last write.",
-    )
-    record_session_bytes: int = Field(
-        128 * 2**20,
-        ge=2**16,
-        description="Largest recording of a session, in bytes; what comes later is not recorded. A minute takes 2 MB.",
     )
     record_total_bytes: int = Field(
         2**30,

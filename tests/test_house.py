@@ -26,6 +26,7 @@ PURE = {
     "wire/recorded.py",
     "wire/recordings.py",
     "wire/speech_models.py",
+    "wire/strides.py",
     "wire/webhook_url.py",
     "ingress/audio.py",
     "ingress/consent.py",
@@ -69,6 +70,8 @@ PURE = {
     "console/measured.py",
     "console/retold.py",
     "console/score.py",
+    "cli/replay_diff.py",
+    "wire/delays.py",
 }
 TENSORS = {
     "workers/biasing.py",
@@ -117,7 +120,15 @@ DOORS = {
     "msgpack": {"wire/entries.py"},
     "prometheus_client": {"wire/metrics.py", "wire/service.py"},
     "uvloop": {"wire/service.py"},
-    "websockets": {"ingress/server.py", "console/live.py", "cli/client.py", "cli/bench_churn.py"},
+    "websockets": {
+        "ingress/connection.py",
+        "ingress/server.py",
+        "cli/bench_bare.py",
+        "cli/bench_churn.py",
+        "cli/client.py",
+        "cli/replay_play.py",
+        "console/live.py",
+    },
     "starlette": {"console/live.py", "console/site.py"},
     "uvicorn": {"console/server.py"},
     "pydantic": {
@@ -148,7 +159,7 @@ DOORS = {
     "flatbuffers": {"workers/ort_format.py"},
     "requests": {"workers/wheels.py"},
     "platformdirs": {"workers/wheels.py"},
-    "soundfile": {"cli/audio_file.py", "console/sound.py"},
+    "soundfile": {"cli/audio_file.py", "cli/replay_files.py", "console/sound.py"},
     "sounddevice": {"cli/mic.py"},
     "typer": {"cli/"},
     "rich": {"cli/"},

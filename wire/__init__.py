@@ -6,6 +6,8 @@ params    a session's parameters: query string and `UpdateConfiguration` -> one 
 entries   what processes tell each other through Redis (msgpack)
 recorded  what a recording holds, item by item (msgpack)
 recordings  a recording as a whole, and its exported form
+delays    where the time went between a word and its message, out of a recording
+strides   how far each step of a recorded session went, for a replay
 webhook_url  where a webhook may go, and what it may carry
 errors    the exception tree; error codes and close codes
 keys      every Redis key

@@ -43,11 +43,10 @@ from wire.recorded import (
     unpack_facts,
 )
 from wire.recordings import Recording, assemble
-from wire.sealing import Box, Locked, is_sealed
+from wire.sealing import MAX_KEEP_S, Box, Locked, is_sealed
 from wire.streams import Bus
 
-#: Longest that a recording may be kept; the index lives a little longer.
-MAX_KEEP_S = 366 * 24 * 3600
+#: The index lives a little longer than any recording.
 _INDEX_TTL_S = MAX_KEEP_S + 24 * 3600
 #: Most batches in one read.
 _PAGE = 64

@@ -25,8 +25,7 @@ FORMAT = 1
 BATCH_BYTES, MAX_BATCH_BYTES = 128 * 1024, 2**20
 
 #: Keys of `Offer.params` beside the session's parameters. The first: the worker is to record what it does; plainly, or
-#: encrypted. The second: the session is a replay, whose audio goes to the model in the pieces in which live audio does,
-#: however fast it comes.
+#: encrypted. The second: the session is a replay, and how far the recorded steps went (`wire/strides.py`).
 OFFER_RECORDED, OFFER_REPLAY = "recorded", "replay"
 PLAIN, SEALED = "plain", "sealed"
 

@@ -105,3 +105,23 @@ class SealedSettings(ServiceSettings):
     @property
     def seal_key(self) -> bytes | None:
         return parse_key(self.record_key.get_secret_value()) if self.record_key else None
+
+
+#: Longest that a recording may be kept.
+MAX_KEEP_S = 366 * 24 * 3600
+
+
+class ArchiveSettings(SealedSettings):
+    """Settings of a process that begins recordings, or brings some in."""
+
+    record_keep_s: float = Field(
+        7 * 86_400.0,
+        ge=1,
+        le=MAX_KEEP_S,
+        description="Recordings are erased so many seconds after their last write.",
+    )
+    record_session_bytes: int = Field(
+        128 * 2**20,
+        ge=2**16,
+        description="Largest recording of a session, in bytes; what comes later is not recorded. A minute takes 2 MB.",
+    )

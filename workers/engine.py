@@ -156,8 +156,10 @@ class Engine:
             self._fail(seat)
             return
         self._seats[lease.session] = seat
-        steady = lease.generation > 1 or bool(lease.offer.params.get(OFFER_REPLAY))
-        self._slots.seat(lease.session, lease.generation, seat.origin_ms, options, steady=steady)
+        again, strides = lease.generation > 1, lease.offer.params.get(OFFER_REPLAY)
+        if again and strides is not None:
+            strides = b""  # they began elsewhere
+        self._slots.seat(lease.session, lease.generation, seat.origin_ms, options, again, strides)
         self._recorder.seated(seat)
         self._tell(seat, Event.TAKEN)
         metrics.SLOTS_USED.labels(self._pool.name).set(len(self._seats))

@@ -46,6 +46,7 @@ def test_defaults_are_those_of_the_us_models():
         "resumable": False,
         "record": None,
         "replay": False,
+        "replay_strides": "",
         "end_of_turn_confidence_threshold": 0.4,
         "min_turn_silence": 400,
         "max_turn_silence": 1280,
