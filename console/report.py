@@ -83,12 +83,12 @@ def render(recording: Recording, sound: Sound | None = None) -> str:
 def _turns(story: Story, paper: score.Score) -> Iterator[Html]:
     """Turns, and between them what else happened, in order of time."""
     left = list(story.notes)
-    slowest_s = max((sum(row.phases) for turn in story.turns for row in turn.rows), default=0.0)
+    slowest_ms = max((sum(row.phases_ms) for turn in story.turns for row in turn.rows), default=0.0)
     for turn in story.turns:
         before = [note for note in left if note.at_s <= turn.rows[0].at_s]
         left = left[len(before) :]
         yield score.notes(before)
-        yield paper.turn(turn, slowest_s)
+        yield paper.turn(turn, slowest_ms)
     if not story.turns:
         yield h("p", "No words were told.", cls="empty")
     yield score.notes(left)
@@ -137,6 +137,6 @@ def _player() -> Html:
 
 
 def _legend() -> Html:
-    phases = [h("li", h("i", cls=f"p{number}"), phase) for number, phase in enumerate(PHASES)]
-    way = h("p", "The way of a message, from the arrival of the audio that it needed:")
+    phases = [h("li", h("i", cls=f"p{number}"), phase) for number, phase in enumerate(PHASES.values())]
+    way = h("p", "Where the time went, from the arrival of a message's last word to the client:")
     return h("div", h("p", _HOW), way, h("ul", *phases), cls="legend")

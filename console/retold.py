@@ -5,13 +5,14 @@ its distance from its last word is what a person waited, whether the audio came 
 several machines (`wire/recorded.py`); a difference that comes out below zero is taken for none.
 """
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Any
 
+from wire.delays import Way, Ways
 from wire.entries import SAMPLE_RATE
 from wire.recorded import (
     Audio,
@@ -21,15 +22,19 @@ from wire.recorded import (
     Item,
     Missed,
     Ordered,
-    Published,
     Said,
-    Stepped,
     Taken,
 )
 from wire.recordings import Message, Recording
 
-#: The way of a message, from the audio's arrival to the client.
-PHASES = ("to the worker", "waiting", "model", "deciding", "publishing", "to the client")
+#: The stages of a message's way (`wire/delays.py`), and what each is called here.
+PHASES: Mapping[str, str] = {
+    "queued": "to the worker",
+    "begun": "waiting, for more sound or the step",
+    "stepped": "model",
+    "published": "publishing",
+    "told": "to the client",
+}
 #: So much is shown before a turn's first word and after its last, in ms.
 MARGIN_MS = 300
 
@@ -48,15 +53,17 @@ class Word:
 
 @dataclass(frozen=True)
 class Row:
-    """One Turn message. `behind_s`: since the end of its last word arrived; `phases`: seconds of each of PHASES."""
+    """One Turn message. `behind_ms`: since the end of its last word arrived; `phases_ms`: how much of it each of PHASES
+    took, empty where the worker's side is not known.
+    """
 
     at_s: float
     received_ms: int
     final: bool
     transcript: str
     words: tuple[Word, ...]
-    behind_s: float | None
-    phases: tuple[float, ...]
+    behind_ms: float | None
+    phases_ms: tuple[float, ...]
     generation: int
 
 
@@ -91,19 +98,14 @@ class Note:
 
 
 class Arrivals:
-    """When which audio came in."""
+    """How much audio had come in by when."""
 
     def __init__(self, frames: Sequence[Audio]) -> None:
         self._ends = [frame.end for frame in frames]
         self._times = list(accumulate((frame.at_s for frame in frames), max))
 
-    def of(self, ms: int) -> float | None:
-        """When the audio at this place was there, in Unix seconds; None if it never came."""
-        place = bisect_left(self._ends, ms * SAMPLE_RATE // 1000)
-        return self._times[place] if place < len(self._times) else None
-
     def by(self, at_s: float) -> int:
-        """How much audio there was by then, in ms."""
+        """In ms, at this Unix time."""
         place = bisect_right(self._times, at_s)
         return self._ends[place - 1] * 1000 // SAMPLE_RATE if place else 0
 
@@ -157,32 +159,17 @@ class Story:
 
     def _row(self, message: Message, before: Sequence[Word]) -> Row:
         words = _words(message.fields, before)
-        came_s = self.arrivals.of(words[-1].end_ms) if words else None
+        way = self._ways.of(message, words[-1].end_ms) if words else Way()
         return Row(
             at_s=message.at_s,
             received_ms=self.arrivals.by(message.at_s),
             final=message.is_final,
             transcript=str(message.fields.get("transcript", "")),
             words=words,
-            behind_s=None if came_s is None else message.at_s - came_s,
-            phases=self._phases(message),
+            behind_ms=way.total_ms,
+            phases_ms=_phases(way),
             generation=message.item.generation,
         )
-
-    def _phases(self, message: Message) -> tuple[float, ...]:
-        """Seconds of each phase; empty where the worker's side was not recorded."""
-        published = self._published.get((message.item.generation, message.item.sequence))
-        if published is None:
-            return ()
-        steps = self._steps.get(published.generation, [])
-        place = bisect_right(steps, published.decided_s, key=lambda step: step.at_s)
-        if not place:
-            return ()
-        step = steps[place - 1]
-        came_s = self.arrivals.of(step.to_ms)
-        moments = [step.queued_s if came_s is None else came_s, step.queued_s, step.begun_s, step.at_s]
-        moments += [published.decided_s, published.at_s, message.at_s]
-        return tuple(max(0.0, later - earlier) for earlier, later in pairwise(moments))
 
     @cached_property
     def takeovers(self) -> tuple[Note, ...]:
@@ -195,15 +182,8 @@ class Story:
         return {one.turn_order: one for one in self.recording.decisions}
 
     @cached_property
-    def _published(self) -> Mapping[tuple[int, int], Published]:
-        return {(one.generation, one.sequence): one for one in self.recording.of(Published)}
-
-    @cached_property
-    def _steps(self) -> Mapping[int, list[Stepped]]:
-        found: dict[int, list[Stepped]] = {}
-        for step in self.recording.of(Stepped):
-            found.setdefault(step.generation, []).append(step)
-        return found
+    def _ways(self) -> Ways:
+        return Ways(self.recording)
 
     def _note(self, item: Item) -> Note | None:
         match item:
@@ -233,6 +213,13 @@ class Story:
             case _:
                 return None
         return Note(item.at_s, self.arrivals.by(item.at_s), kind, text)
+
+
+def _phases(way: Way) -> tuple[float, ...]:
+    if way.published_s is None:
+        return ()
+    parts = way.parts_ms
+    return tuple(max(0.0, parts.get(stage, 0.0)) for stage in PHASES)
 
 
 def _words(fields: Mapping[str, Any], before: Sequence[Word]) -> tuple[Word, ...]:

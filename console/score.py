@@ -65,8 +65,8 @@ class Score:
             aria_label="The session",
         )
 
-    def turn(self, turn: Turn, slowest_s: float) -> Html:
-        """One turn: its lines, why it ended, and the way of each message; bars as long as `slowest_s` are full."""
+    def turn(self, turn: Turn, slowest_ms: float) -> Html:
+        """One turn: its lines, why it ended, and the way of each message; bars as long as `slowest_ms` are full."""
         play = h(
             "button",
             "\u25b6",
@@ -85,7 +85,7 @@ class Score:
             head,
             *lines,
             decided(turn.decision),
-            times(turn.rows, slowest_s),
+            times(turn.rows, slowest_ms),
             cls="turn",
             id=f"turn-{turn.order}",
         )
@@ -141,7 +141,7 @@ def _rows(turn: Turn, begin: int, end: int) -> Iterator[Html]:
 
 
 def _row(row: Row, words: Sequence[Word], here: bool, begin: int, end: int) -> Html:
-    lag = f"{row.behind_s:.2f} s behind" if row.behind_s is not None else ""
+    lag = f"{row.behind_ms / 1000:.2f} s behind" if row.behind_ms is not None else ""
     came = _came(row.received_ms, lag, begin, end) if here else None
     kind = "final" if row.final else "partial"
     return h(
@@ -227,37 +227,26 @@ def decided(decision: Decided | None) -> Html:
     return h("div", said, h("ul", *numbers, cls="chips num"), cls="decision")
 
 
-def times(rows: Sequence[Row], slowest_s: float) -> Html:
-    """A bar for each message."""
-    head = [("Message", None), ("Its way", None), ("in all", "num"), ("behind its last word", "num")]
+def times(rows: Sequence[Row], slowest_ms: float) -> Html:
+    """A bar for each message: where the time went since its last word was spoken."""
+    head = [("Message", None), ("Where the time went", None), ("behind its last word", "num")]
     titles = [h("th", title, scope="col", cls=kind) for title, kind in head]
-    body = [
-        _bar(f"partial {number}" if not row.final else "final", row, slowest_s)
-        for number, row in enumerate(rows, 1)
-    ]
+    names = ["final" if row.final else f"partial {number}" for number, row in enumerate(rows, 1)]
+    body = [_bar(name, row, slowest_ms) for name, row in zip(names, rows, strict=True)]
     return h("table", h("thead", h("tr", *titles)), h("tbody", *body), cls="times")
 
 
-def _bar(name: str, row: Row, slowest_s: float) -> Html:
-    named = list(zip(PHASES, row.phases, strict=False))
+def _bar(name: str, row: Row, slowest_ms: float) -> Html:
+    named = list(zip(PHASES.values(), row.phases_ms, strict=False))
     parts = [
-        h(
-            "i",
-            cls=f"p{number}",
-            style=f"width:{100 * seconds / slowest_s:.2f}%",
-            title=f"{phase}: {seconds * 1000:.0f} ms",
-        )
-        for number, (phase, seconds) in enumerate(named)
-        if seconds and slowest_s
+        h("i", cls=f"p{number}", style=f"width:{100 * ms / slowest_ms:.2f}%", title=f"{phase}: {ms:.0f} ms")
+        for number, (phase, ms) in enumerate(named)
+        if ms and slowest_ms
     ]
-    told = ", ".join(f"{phase} {seconds * 1000:.0f} ms" for phase, seconds in named)
-    return h(
-        "tr",
-        h("th", name, scope="row"),
-        h("td", *parts, h("span", told, cls="unseen"), cls="bar"),
-        h("td", f"{sum(row.phases) * 1000:.0f} ms" if row.phases else "not recorded", cls="num"),
-        h("td", f"{row.behind_s * 1000:.0f} ms" if row.behind_s is not None else "", cls="num"),
-    )
+    told = ", ".join(f"{phase} {ms:.0f} ms" for phase, ms in named) or "not recorded"
+    total = f"{row.behind_ms:.0f} ms" if row.behind_ms is not None else ""
+    bar = h("td", *parts, h("span", told, cls="unseen" if parts else "dim"), cls="bar")
+    return h("tr", h("th", name, scope="row"), bar, h("td", total, cls="num"))
 
 
 def notes(told: Sequence[Note]) -> Html:

@@ -147,8 +147,8 @@ def recording() -> Recording:
         Stepped(start + 1.55, 1, 1.52 + start, 1.53 + start, 800, 1_500, 1),
     ]
     published: list[Item] = [
-        Published(start + 0.89, 1, 1, "MESSAGE", start + 0.87, 800, 0),
-        Published(start + 1.58, 1, 3, "MESSAGE", start + 1.56, 1_500, 0, True, 1, 1_200),
+        Published(start + 0.89, 1, 1, "MESSAGE", start + 0.86, 800, 0),
+        Published(start + 1.58, 1, 3, "MESSAGE", start + 1.55, 1_500, 0, True, 1, 1_200),
     ]
     others: list[Item] = [
         Taken(start, 1, "ada", "moonshine-tiny-en", "ab" * 32, "0.1.0"),

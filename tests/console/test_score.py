@@ -23,7 +23,7 @@ def lefts(row: str) -> list[float]:
 
 
 def test_a_turn_shows_its_rows_its_end_and_its_times(paper: Score):
-    drawn = paper.turn(paper.story.turns[0], 0.2)
+    drawn = paper.turn(paper.story.turns[0], 400)
     assert drawn.count('<li class="partial">') == 2
     assert drawn.count('<li class="final">') == 1
     assert '<span class="w fresh" data-s="320"' in drawn
@@ -31,7 +31,7 @@ def test_a_turn_shows_its_rows_its_end_and_its_times(paper: Score):
     assert "Ended by the rule <b>confident</b>" in drawn
     assert MEANINGS["confident"] in drawn
     assert "last_word <b>none</b>" in drawn
-    assert "100 ms" in drawn  # the way of the first message
+    assert '<i class="p2" style="width:7.50%" title="model: 30 ms">' in drawn
     assert "not recorded" in drawn  # that of the second
     assert "0.20 s behind" in drawn
 
