@@ -60,6 +60,8 @@ HEADERS: Mapping[str, str] = {
     "Cache-Control": "no-store",
 }
 
+_LEAVE = '<form method="post" action="/logout"><button class="quiet" type="submit">Sign out</button></form>'
+
 Answer = Callable[[Request], Awaitable[Response]]
 
 
@@ -69,7 +71,7 @@ class Site:
     def __init__(self, door: Door, desk: Desk, live: Live) -> None:
         self._door, self._desk, self._live = door, desk, live
         layout = Template((STATIC / "layout.html").read_text())
-        self._pages = {name: _page(layout, name, title) for name, title in PAGES.items()}
+        self._pages = {name: _page(layout, name, title, door) for name, title in PAGES.items()}
         self._login = Template((STATIC / "login.html").read_text())
         routes: list[Route | WebSocketRoute] = [
             Route("/", self._show("overview")),
@@ -218,9 +220,12 @@ async def _no_redis(_: Request, error: Any) -> Response:
     return JSONResponse({"error": str(error)}, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
-def _page(layout: Template, name: str, title: str) -> str:
+def _page(layout: Template, name: str, title: str, door: Door) -> str:
     here = {f"on_{other}": ' aria-current="page"' if other == name else "" for other in PAGES}
-    return layout.substitute(here, title=title, name=name, main=(STATIC / f"{name}.html").read_text())
+    leave = _LEAVE if door.token else ""
+    return layout.substitute(
+        here, leave=leave, title=title, name=name, main=(STATIC / f"{name}.html").read_text()
+    )
 
 
 def _token_in(form: bytes) -> str:

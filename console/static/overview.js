@@ -61,7 +61,7 @@ function delays(told) {
 
 function heard(told) {
   if (!told.redis.up) {
-    show(at("trouble"), told.redis, h("p", { class: "note bad" }, `Redis cannot be reached, so nothing is known. ${told.redis.reason}`));
+    show(at("trouble"), told.redis, h("p", { class: "note bad" }, `Nothing is known. ${told.redis.reason}`));
     for (const name of ["tiles", "pools", "sessions"]) show(at(name), null, h("p", { class: "empty" }, "Unknown while Redis is away."));
   } else {
     show(at("trouble"), null);

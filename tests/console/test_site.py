@@ -156,10 +156,15 @@ def test_a_person_is_asked_for_the_token_and_sees_an_empty_stack(start, token):
         page.keyboard.press("Enter")
         page.wait_for_selector("#tiles .tile")
         assert token not in page.url
+        assert not page.evaluate(TOO_WIDE)
         assert page.evaluate("document.cookie") == ""
         assert "Silent" in page.locator("#tiles").inner_text()  # a namespace in which nobody serves
         assert page.locator("#pools .absent").count() == 3
         assert "Nobody is speaking" in page.locator("#sessions").inner_text()
         assert page.evaluate(CONTRAST) == []
         assert not page.evaluate(TOO_WIDE)
+        page.get_by_role("button", name="Sign out").click()
+        page.wait_for_selector("#token")
+        page.goto(console.url)
+        assert page.url.endswith("/login")
         assert watched.complaints == [] or all("403" in said for said in watched.complaints)
