@@ -4,6 +4,7 @@ Pages are files in `static/`, put into one layout when the site is built; what c
 here changes anything but whether the asker has a cookie.
 """
 
+import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -27,6 +28,8 @@ from console.door import COOKIE, COOKIE_S, Door, same_origin
 from console.live import Live
 from wire.archive import NoRecording
 from wire.errors import BusUnavailable, EntryError
+
+logger = logging.getLogger(__name__)
 
 STATIC = Path(__file__).with_name("static")
 #: Page -> its title; the file is `static/{name}.html`.
@@ -144,6 +147,7 @@ class Site:
             if len(body) > MAX_FORM_BYTES:
                 return Response(status_code=HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         if not self._door.opens(_token_in(body)):
+            logger.warning("A wrong token was given", extra={"peer": request.client and request.client.host})
             note = '<p class="note bad" role="alert">That is not the token.</p>'
             return HTMLResponse(self._login.substitute(note=note), HTTPStatus.FORBIDDEN)
         answer = RedirectResponse("/", HTTPStatus.SEE_OTHER)

@@ -15,7 +15,7 @@ function tiles(told) {
   const limit = licence.max_sessions ? `, at most ${plural(licence.max_sessions, "session")}` : "";
   const flat = licence.billing === "flat" && !told.usage.waiting;
   return [
-    tile("Sessions now", String(told.sessions.length), slots ? `${used} of ${plural(slots, "slot")} taken` : "No workers"),
+    tile("Sessions now", String(Math.max(told.sessions.length, capped(told) ? used + waiting : 0)), slots ? `${used} of ${plural(slots, "slot")} taken` : "No workers"),
     tile("Waiting", String(waiting), waiting ? "More workers would take them" : "Nobody waits"),
     tile("Licence", licence.state, licence.state === "Connected" ? [until, limit].flat() : licence.meaning, KINDS[licence.state]),
     tile("Usage to report", flat ? "None" : String(told.usage.waiting), flat ? "Flat billing: nothing is tracked" :
@@ -36,14 +36,18 @@ function pool(told) {
       ["Waiting sessions", String(told.waiting)]]));
 }
 
+/** Whether there are more sessions than are listed: the newest of each pool are. */
+const capped = (told) => told.pools.some((pool) => told.sessions.filter((one) => one.pool === pool.pool).length >= 200);
+
 function sessions(told) {
   if (!told.sessions.length) {
     return h("p", { class: "empty" }, h("b", {}, "Nobody is speaking. "), "Sessions appear here while they are open. ", h("a", { href: "/try" }, "Start one"), ".");
   }
-  return table("Sessions that are open now", [["Session"], ["Pool"], ["Model"], ["Worker"], ["Open since", "num"]], told.sessions.map((one) => [
+  const rows = table("Sessions that are open now", [["Session"], ["Pool"], ["Model"], ["Worker"], ["Open since", "num"]], told.sessions.map((one) => [
     h("a", { href: `/sessions/${encodeURIComponent(one.session)}`, id: `s-${one.session}`, class: "id", title: one.session }, one.session.slice(0, 8)),
     one.pool, one.recorded ? [one.model, " ", h("span", { class: "badge" }, "recorded")] : one.model, one.worker ? h("span", { class: "id" }, one.worker.slice(0, 24), one.takes > 1 ? ` (taken ${one.takes} times)` : "") : h("span", { class: "warn" }, "waits"),
     moment(one.since_ms)]));
+  return capped(told) ? [h("p", { class: "dim" }, "The newest 200 of each pool."), rows] : rows;
 }
 
 function delays(told) {

@@ -31,6 +31,10 @@ def test_its_log_holds_no_token(start, token, caplog):
     )
     console.ask("/api/overview", Authorization=f"Bearer {token}")
     console.ask("/api/overview", Cookie=cookie)
+    assert "A wrong token was given" not in caplog.text
+    console.ask("/login", "POST", "token=another")
+    assert "A wrong token was given" in caplog.text
+    assert "another" not in caplog.text.replace("another origin", "")
     for record in caplog.records:
         if not record.name.startswith("asyncio"):
             assert token not in record.getMessage()
