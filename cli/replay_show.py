@@ -172,7 +172,7 @@ def _line(item: Item, messages: Mapping[int, Message], ways: Mapping[int, Way], 
                 ("worker     ", "magenta"), f"{item.worker} takes it (generation {item.generation}{again})"
             )
         case Decided():
-            return Text.assemble(("decision   ", "magenta"), _decision(item))
+            return Text.assemble(("decision   ", "magenta"), _decision(item, whole))
         case Dropped(_, reason, generation, sequence):
             return Text.assemble(("dropped    ", "yellow"), f"event {generation}-{sequence}: {reason}")
         case Missed(_, count, reason):
@@ -187,9 +187,21 @@ def _line(item: Item, messages: Mapping[int, Message], ways: Mapping[int, Way], 
     return None
 
 
-def _decision(item: Decided) -> str:
-    numbers = ", ".join(f"{name}={value}" for name, value in item.numbers.items() if value is not None)
-    return f"turn {item.turn_order} ends at {clock(item.end_ms)}: {item.rule} ({numbers})"
+def _decision(item: Decided, whole: bool) -> str:
+    """The rule, and what mattered to it; `whole`: every number that was looked at."""
+    told, numbers = f"turn {item.turn_order} ends at {clock(item.end_ms)}: {item.rule}", item.numbers
+    if whole:
+        return (
+            f"{told} ({', '.join(f'{name}={value}' for name, value in numbers.items() if value is not None)})"
+        )
+    parts = [f"{numbers['words']} words"] if "words" in numbers else []
+    if numbers.get("silence_from_ms") is not None:
+        silence_ms = numbers["silence_until_ms"] - numbers["silence_from_ms"]
+        limits = f"min {numbers.get('min_turn_silence_ms')}, max {numbers.get('max_turn_silence_ms')}"
+        parts.append(f"silence {silence_ms} ms ({limits})")
+    if "confidence" in numbers:
+        parts.append(f"confidence {numbers['confidence']} (threshold {numbers.get('threshold')})")
+    return f"{told} ({', '.join(parts)})"
 
 
 def _told(message: Message, way: Way | None) -> Text:

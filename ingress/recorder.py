@@ -31,6 +31,7 @@ class Recorder:
     def __init__(self, archive: Archive, policy: Policy, instance: str) -> None:
         self._archive = archive
         self._policy = policy
+        self._instance = instance
         self._writer = f"ingress {instance}"
         self._scribe = Scribe(archive)
         #: What the offers of recorded sessions say.
@@ -85,6 +86,7 @@ class Recorder:
         while True:
             try:
                 metrics.RECORDINGS_BYTES.set(await self._archive.tidy(self._policy.total_bytes))
+                await self._archive.forget_told(self._instance)
             except BusUnavailable as error:
                 missed(error)
             await asyncio.sleep(TIDY_S)

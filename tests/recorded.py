@@ -50,7 +50,16 @@ def recording(*finals: tuple[Word, ...], more: tuple[Item, ...] = ()) -> Recordi
         decided_s, place = heard.at_s, (1, 2 * order + 2)
         first = turn(order, False, words[0])
         items.append(Told(decided_s, first, 1, 2 * order + 1))
-        numbers = {"words": len(words), "last_word": None}
+        numbers = {
+            "words": len(words),
+            "last_word": None,
+            "silence_from_ms": words[-1].end,
+            "silence_until_ms": words[-1].end + 450,
+            "min_turn_silence_ms": 400,
+            "max_turn_silence_ms": 1280,
+            "confidence": 0.9,
+            "threshold": 0.4,
+        }
         items.append(Decided(decided_s, 1, order, "confident", words[-1].end, words[-1].end + 50, numbers))
         published = (decided_s + 0.01, *place, "MESSAGE", decided_s, words[-1].end, order, True)
         items.append(Published(*published, order + 1, words[-1].end))

@@ -2,7 +2,7 @@
 
 Who calls what:
 
-    ingress   begin -> append* -> finish;  tidy every few seconds
+    ingress   begin -> append* -> finish;  tidy, forget_told every few seconds
     worker    append*, for sessions whose offer says that they are recorded
     replay    listing, load, put, erase;  follow for sessions that run
 
@@ -48,6 +48,8 @@ from wire.streams import Bus
 
 #: The index lives a little longer than any recording.
 _INDEX_TTL_S = MAX_KEEP_S + 24 * 3600
+#: Whoever has not read its inbox for so long has lost its sessions.
+TOLD_AGE_S = 60.0
 #: Most batches in one read.
 _PAGE = 64
 
@@ -287,6 +289,13 @@ class Archive:
         if expired := [session for session, _ in entries if session not in sizes]:
             await self._bus.execute(lambda pipe: pipe.zrem(self._keys.recordings(), *expired))
         return total
+
+    async def forget_told(self, instance: str, age_s: float = TOLD_AGE_S) -> None:
+        """Events that passed through a node's inbox, so long ago that it has read them, are gone from there."""
+        [(seconds, micros)] = await self._bus.execute(lambda pipe: pipe.time())
+        oldest = max(0, round(1000 * (seconds + micros / 1e6 - age_s)))
+        key = self._keys.inbox(instance)
+        await self._bus.execute(lambda pipe: pipe.xtrim(key, minid=oldest, approximate=False))
 
     # ------------------------------------------------------------------------------------------------ live sessions
 

@@ -4,7 +4,7 @@
     queued     a worker had read it
     begun      the step began that led to the message
     stepped    its result was there, and the message decided
-    published  the message was in Redis
+    published  the message was in Redis; no later than told, though Redis may be slow to say so to the worker
     told       it was sent to the client
 
 Worker and ingress have clocks of their own: where they are different machines, what lies between them differs by what
@@ -84,7 +84,7 @@ class Ways:
             queued_s,
             step.begun_s if step else None,
             published.decided_s if published else None,
-            published.at_s if published else None,
+            min(published.at_s, message.at_s) if published else None,
             message.at_s,
         )
 
@@ -105,8 +105,10 @@ def word_by_word(recording: Recording) -> list[Heard]:
     for final in recording.finals:
         messages = told[int(final.fields.get("turn_order", -1))]
         for word in _words(final):
-            first = next(message for message in messages if message is final or _holds(message, word))
-            found.append(Heard(word, first, ways.of(first, int(word.get("end", 0)))))
+            first, as_told = next(
+                (message, same) for message in messages for same in _words(message) if _same(same, word)
+            )
+            found.append(Heard(word, first, ways.of(first, int(as_told.get("end", 0)))))
     return found
 
 
@@ -118,12 +120,10 @@ def _end_ms(message: Message) -> int:
     return max((int(word.get("end", 0)) for word in _words(message)), default=0)
 
 
-def _holds(message: Message, wanted: Mapping[str, Any]) -> bool:
-    return any(
-        plain(str(word.get("text"))) == plain(str(wanted.get("text")))
-        and abs(int(word.get("start", 0)) - int(wanted.get("start", 0))) <= SAME_WORD_MS
-        for word in _words(message)
-    )
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether they are one word, as it was told then and as it stands in the end."""
+    near = abs(int(one.get("start", 0)) - int(other.get("start", 0))) <= SAME_WORD_MS
+    return near and plain(str(one.get("text"))) == plain(str(other.get("text")))
 
 
 def plain(text: str) -> str:

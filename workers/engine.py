@@ -275,6 +275,7 @@ class Engine:
                 self._slots.configure(seat.session, seat.options)
                 self._perform(seat, effects)
             case Order.TERMINATE:
+                self._slots.finish(seat.session)
                 self._perform(seat, seat.tracker.finish(at_ms))
             case Order.ABANDON:
                 self._end(seat)

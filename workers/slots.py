@@ -158,6 +158,12 @@ class Slots:
             seat.cuts.append(seat.fed)
         return seat.fed
 
+    def finish(self, session: str) -> None:
+        """No audio comes any more: a replay's last flushes wait for none."""
+        seat = self._seats[session]
+        if seat.strides is not None:
+            seat.strides.clear()
+
     def flush(self, session: str, at_ms: int) -> None:
         """Ask the model to settle up to `at_ms`, with the plan that reaches it. Raises ValueError past what was fed."""
         seat = self._seats[session]
@@ -219,21 +225,21 @@ class Slots:
 
     def _due(self, seat: _Seat) -> bool:
         stuck = seat.awaited_ms != NO_FLUSH and not seat.out  # the last row did not bring the answer
-        if seat.strides is not None and self._stride(seat):  # a flush goes with the audio that it went with
+        if self._stride(seat):  # a flush goes with the audio that it went with
             return self._is_full(seat) or bool(seat.cuts)
         return self._is_full(seat) or bool(seat.cuts) or self._reached(seat) or stuck
 
     def _is_full(self, seat: _Seat) -> bool:
-        chunks = 1 if seat.strides is None else max(1, self._stride(seat))
+        chunks = self._stride(seat) or 1
         return seat.fed - seat.planned >= chunks * self._spec.chunk_samples
 
-    def _stride(self, seat: _Seat) -> int:
-        """Chunks of a replay's next step. Steps without any were for a flush's sake: there is none, nor are they."""
+    def _stride(self, seat: _Seat) -> int | None:
+        """Chunks of a replay's next step, as far as that was recorded. Where no flush waits, no step is without any."""
         strides = seat.strides or deque()
         flushing = seat.flush_ms != NO_FLUSH or seat.awaited_ms != NO_FLUSH
         while strides and not strides[0] and not flushing:
             strides.popleft()
-        return strides[0] if strides else 1
+        return strides[0] if strides else None
 
     def _reached(self, seat: _Seat) -> bool:
         """Whether a flush waits that needs no more audio than is planned."""
@@ -242,8 +248,9 @@ class Slots:
     def _fill(self, seat: _Seat, arrays: _Arrays, options: dict[int, SlotOptions], pace: int) -> None:
         slot, row = seat.slot, arrays.audio[seat.slot]
         if seat.strides is not None:
-            row = row[: self._stride(seat) * self._spec.chunk_samples]
-            if seat.strides:
+            stride = self._stride(seat)
+            row = row[: (1 if stride is None else stride) * self._spec.chunk_samples]
+            if stride is not None:
                 seat.strides.popleft()
         elif seat.steady:
             row = row[: pace * self._spec.chunk_samples]

@@ -56,7 +56,7 @@ def test_a_timeline_tells_everything_that_happened(console):
         "dropped    event 1-9: generation",
         "bob takes it (generation 2, heard again from 00:00.5)",
         "missed     3 items: Redis was too slow",
-        "decision   turn 0 ends at 00:00.8: confident (words=2)",
+        "decision   turn 0 ends at 00:00.8: confident (2 words, silence 450 ms (min 400, max 1280), confidence 0.9 ",
         "final      Hello, there.  +70 ms (queued 10, begun 10, stepped 20, published 10, told 20)",
         "partial    Hello,",
         "connection closed 1000 Session Ended",
@@ -73,6 +73,7 @@ def test_the_whole_timeline_has_frames_steps_and_events(console):
     assert "audio      00:00.0 to 00:00.1" in text
     assert "step       00:00.0 to 00:00.1 in 20 ms, 2 sessions" in text
     assert "published  MESSAGE 1-2" in text
+    assert "confident (words=2, silence_from_ms=800, silence_until_ms=1250" in text
 
 
 def test_gaps_and_a_session_without_an_end_are_told(console):

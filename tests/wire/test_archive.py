@@ -196,6 +196,17 @@ def test_the_oldest_go_where_all_together_are_too_large(bus, run):
     run(scenario())
 
 
+def test_what_a_node_was_told_long_ago_leaves_its_inbox(bus, run, server, keys):
+    archive = Archive(bus)
+    seconds, _ = server.time()
+    for age_s in (120, 90, 5):
+        server.xadd(keys.inbox("node"), {"0": b"event"}, id=f"{1000 * (seconds - age_s)}-0")
+    server.expire(keys.inbox("node"), 60)
+    run(archive.forget_told("node"))
+    assert server.xlen(keys.inbox("node")) == 1
+    run(archive.forget_told("another"))
+
+
 def test_a_whole_recording_is_brought_in_once(bus, run):
     archive = Archive(bus, KEY)
     items = tuple(Audio(100.0 + n, 16_000 * n, bytes(32_000)) for n in range(10))

@@ -279,6 +279,19 @@ def test_a_replay_takes_what_the_recorded_steps_took_and_then_a_chunk_a_step():
     slots.integrity()
 
 
+@pytest.mark.parametrize("recorded", [b"", bytes([1]), bytes([1, 5])])
+def test_the_last_flush_of_a_replay_waits_for_no_audio(recorded):
+    slots = Slots(SPEC)
+    slots.seat("a", 1, 0, SlotOptions(), strides=recorded)
+    slots.feed("a", ramp(0, CHUNK))
+    run(slots)
+    slots.finish("a")
+    slots.flush("a", 10)
+    plan, _ = run(slots, said(flushed_ms=10))
+    assert plan.batch.flush_ms[0] == 10
+    assert slots.plan() is None
+
+
 def test_a_cut_lets_a_replay_go_on_with_what_there_is():
     slots = seated()
     slots.seat("a", 1, 0, SlotOptions(), strides=bytes([3]))
