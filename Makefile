@@ -50,7 +50,7 @@ tools:  ## install the programs that some tests drive (Debian, Ubuntu; as root)
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(TOOLS)
 
 # As root with Podman where Docker is not: `make tools TOOLS="podman runc netavark aardvark-dns debootstrap iptables"`, and
-# `pip install podman-compose` into $(VENV).
+# podman-compose on PATH (`pipx install podman-compose`; in $(VENV) it would become one of our pins).
 compose-test: $(DEV_STAMP) weights  ## build the images, run both Compose stacks and their merge, and test them for real
 	$(BIN)/steno models fetch moonshine-tiny-en whisper-base silero-vad
 	$(BIN)/python -m compose.test $(COMPOSE_TEST_ARGS)

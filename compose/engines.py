@@ -109,7 +109,7 @@ def find() -> Engine:
     missing = [name for name in PODMAN_TOOLS if shutil.which(name, path=_path()) is None]
     compose = shutil.which("podman-compose", path=_path())
     if compose is None:
-        missing.append("podman-compose (pip install podman-compose)")
+        missing.append("podman-compose (pipx install podman-compose)")
     if missing or compose is None or os.geteuid() != 0:
         why = f"missing: {', '.join(missing)}" if missing else "Podman is used as root only"
         raise MissingTools(f"Docker with Compose does not answer here, and for Podman {why}")
@@ -120,7 +120,7 @@ def find() -> Engine:
 
 
 def _path() -> str:
-    return f"{os.environ.get('PATH', '')}:{ROOT}/.venv/bin:/usr/sbin:/sbin"
+    return f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 
 def _answers(*command: str) -> bool:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from console.settings import ConsoleSettings
 from ingress.settings import IngressSettings
 from licensing.settings import IssuerSettings, LicensingSettings
 from usage.settings import TrackerSettings, UsageSettings
@@ -20,6 +21,7 @@ PROCESSES: dict[str, type[ServiceSettings]] = {
     "worker": WorkerSettings,
     "licensing": LicensingSettings,
     "usage": UsageSettings,
+    "console": ConsoleSettings,
     "issuer": IssuerSettings,
     "tracker": TrackerSettings,
 }

@@ -282,6 +282,8 @@ class Session:
         self.state = State.NEW
         #: How the session ended, for the record: "ended", "gone", or the code of the error it ended with.
         self.outcome = ""
+        #: Whether it is recorded, for Begin; None: nobody asked.
+        self.recorded: bool | None = None
         self._limits = limits
         self._expires_at = expires_at
         self._api_version = api_version
@@ -604,6 +606,8 @@ class Session:
             "domain": None,
             "voice_focus": None,
         }
+        if self.recorded is not None:
+            configuration["recorded"] = self.recorded
         if self._resume_token:
             configuration["resume_token"] = self._resume_token
         return self._tell(dump(Begin(self.id, self._expires_at, configuration)))

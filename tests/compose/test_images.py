@@ -17,7 +17,7 @@ PACKAGES = {
     "prometheus_client": "prometheus-client",
     "pydantic_settings": "pydantic-settings",
 }
-ROOMS = {"cli", "ingress", "licensing", "usage", "wire", "workers"}
+ROOMS = {"cli", "console", "ingress", "licensing", "usage", "wire", "workers"}
 
 
 def pinned(image: str) -> dict[str, str]:
