@@ -105,6 +105,8 @@ DEADLINE_GRAIN_S = 0.05
 OTHER_FILES = 256
 #: How often licensing is heard and laps are written.
 DUES_S = 1.0
+#: With what clients close a connection on which nothing answers their pings any more: no end, but a loss.
+_UNANSWERED = 1011
 #: What the log says when the licence begins, or ceases, to let sessions begin: level and message.
 _ADMISSION = {
     True: (logging.INFO, "The license is good: sessions are admitted"),
@@ -483,7 +485,7 @@ class Ingress:
                 ):
                     metrics.CLIENT_ERRORS.labels(closed.sent.code).inc()
                 said_over = closed.sent is not None and client.session.state is not State.CLOSED
-                return closed.rcvd is None and not said_over
+                return (closed.rcvd is None or closed.rcvd.code == _UNANSWERED) and not said_over
             if client.connection is not connection:
                 return False
             decide = client.session.client_text if isinstance(message, str) else client.session.client_audio

@@ -29,6 +29,7 @@ import hmac
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Any
 
 from ingress.audio import Converter
 from ingress.decoding import make_decoder
@@ -247,6 +248,7 @@ class Limits:
     idle_timeout_s: float = 60.0
     max_session_s: float = 10_800.0
     max_buffer_s: float = 300.0
+    resume_window_s: float = 60.0
 
 
 @dataclass
@@ -587,7 +589,7 @@ class Session:
     def _begin(self, now: float) -> Reply:
         if self.params.session_heartbeat:
             self._pulse = _Pulse(now, 0.0)
-        configuration = {
+        configuration: dict[str, Any] = {
             "model": self.params.speech_model,
             "mode": self.params.effective_mode,
             "api_version": self._api_version,
@@ -599,6 +601,7 @@ class Session:
         }
         if self._resume_token:
             configuration["resume_token"] = self._resume_token
+            configuration["resume_window_s"] = self._limits.resume_window_s
         return self._tell(dump(Begin(self.id, self._expires_at, configuration)))
 
     def _ended(self, now: float) -> list[Effect]:

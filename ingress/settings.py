@@ -148,4 +148,5 @@ class IngressSettings(ServiceSettings):
             idle_timeout_s=self.idle_timeout_s,
             max_session_s=self.max_session_s,
             max_buffer_s=self.max_buffer_s,
+            resume_window_s=self.resume_window_s,
         )

@@ -59,6 +59,7 @@ PURE = {
     "workers/words.py",
     "workers/u3pro/prompt.py",
     "cli/latencies.py",
+    "cli/resuming.py",
 }
 TENSORS = {
     "workers/biasing.py",

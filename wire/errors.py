@@ -23,6 +23,8 @@ class Close(IntEnum):
     NORMAL = 1000
     UNAUTHORIZED = 1008
     TOO_BIG = 1009
+    #: Ours, and only for resumable sessions (docs/resume.md): connect again. Registered as "Service Restart".
+    COME_BACK = 1012
     SERVER_ERROR = 3005
     INVALID_INPUT = 3006
     INPUT_DURATION = 3007
