@@ -136,7 +136,11 @@ class IngressSettings(ServiceSettings):
         description="After the last session, time to deliver what webhooks are still owed, in seconds.",
     )
     drain_grace_s: float = Field(
-        30.0, ge=0, description="After SIGTERM, time for open sessions to end by themselves, in seconds."
+        10_800.0,
+        ge=0,
+        validation_alias=AliasChoices("drain_grace_s", "drain_s"),
+        description="After SIGTERM, time for open sessions to end by themselves, in seconds; resumable ones are "
+        "asked to go on on another node meanwhile. 0 ends all at once.",
     )
 
     @property

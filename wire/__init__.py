@@ -9,6 +9,7 @@ errors    the exception tree; error codes and close codes
 keys      every Redis key
 streams   the only code that talks to Redis (with `leases.lua`)
 accounts  licence and usage in Redis, over the connections of streams
+moves     where resumable sessions are, and their moves from node to node, over the same connections
 metrics   every metric
 service   how a process lives: settings, logging, probe, run until signalled
 ticks     a call once a second for the slow services, by arq

@@ -36,6 +36,9 @@ class Close(IntEnum):
 REASON_ENDED = "Session Ended"
 REASON_SEE_ERROR = "See Error message for details"
 
+#: The close reason of a connection whose session goes on over another one, to another node (docs/resume.md).
+REASON_COME_BACK = "Service Restart: resume the session"
+
 #: What a client is told when the fault is ours. Never more: details go to the log.
 INTERNAL_ERROR = "Session Cancelled: An error occurred"
 

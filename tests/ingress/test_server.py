@@ -1909,6 +1909,7 @@ def test_a_client_that_does_not_come_back_in_time_has_gone(run, nodes: Nodes, wa
                 await first.wait_closed()
             await wait_until(lambda: not node.ingress._clients)
             await wait_until(lambda: Order.ABANDON in only(node.worker).orders)
+            await wait_until(lambda: begun["id"] not in node.ingress._keeper)
             async with node.client(again(begun, 1)) as late:
                 assert await rest(late) == NO_RESUMPTION
 
@@ -1921,5 +1922,49 @@ def test_a_client_that_says_goodbye_is_not_waited_for(run, nodes: Nodes, wait_un
             async with node.client("/v3/ws?resumable=true") as first:
                 await begin(first)
             await wait_until(lambda: not node.ingress._clients)
+
+    run(scenario())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# clients that come back to another node
+
+
+def serving(*nodes: Node) -> tuple[ScriptedWorker, Served]:
+    """The worker that has the only session, and the session."""
+    [found] = [(node.worker, served) for node in nodes for served in node.worker.served.values()]
+    return found
+
+
+def test_a_client_that_comes_back_to_another_node_goes_on_there(run, nodes: Nodes, wait_until):
+    async def scenario() -> None:
+        async with nodes() as old, nodes() as new:
+            async with old.client("/v3/ws?resumable=true") as first:
+                begun = await begin(first)
+                worker, served = serving(old, new)
+                await first.send(FRAME)
+                await wait_until(lambda: len(served.pcm) == len(FRAME))
+                await worker.say_turn(begun["id"], "before")
+                assert json.loads(await first.recv())["sequence"] == 2
+                first.transport.abort()
+                await first.wait_closed()
+            await wait_until(lambda: old.ingress._clients[begun["id"]].session._lost)
+            await worker.say_turn(begun["id"], "while you were away")
+            async with new.client(again(begun, 2)) as second:
+                place = json.loads(await second.recv())
+                assert (place["type"], place["id"]) == ("Resumed", begun["id"])
+                assert (place["messages_received"], place["audio_bytes_received"]) == (1, len(FRAME))
+                missed = json.loads(await second.recv())
+                assert (missed["sequence"], missed["transcript"]) == (3, "while you were away")
+                await wait_until(lambda: not old.ingress._clients)
+                await worker.say_turn(begun["id"], "here")
+                assert json.loads(await second.recv())["sequence"] == 4
+                await second.send(FRAME)
+                await second.send(TERMINATE)
+                messages, code, _ = await rest(second)
+            told = [(message["type"], message["sequence"]) for message in messages]
+            assert (told, code) == ([("Turn", 5), ("Termination", 6)], 1000)
+            assert served.pcm == FRAME * 2
+            await wait_until(lambda: not new.ingress._clients)
 
     run(scenario())
