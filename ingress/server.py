@@ -120,6 +120,8 @@ _ADMISSION = {
         "No good license: nobody is admitted. Is `steno licensing` running? LICENSE_REQUIRED=false serves without one",
     ),
 }
+#: How much longer than it waits for Redis a node is believed to live, in seconds.
+ALIVE_S = 5.0
 #: How often a node that drains looks for sessions that could go on elsewhere by now.
 SEND_AWAY_S = 0.5
 #: How often workers' reports are read, and workers told that this node lives.
@@ -846,7 +848,8 @@ class Ingress:
 
     async def _look_for_pools(self) -> None:
         try:
-            await self._moves.beat(self.settings.instance)
+            # Who is cut off from Redis holds its sessions for so long, and so do their workers.
+            await self._moves.beat(self.settings.instance, self.settings.redis_patience_s + ALIVE_S)
             loads = {pool: await self._bus.loads(pool) for pool in POOLS}
             waiting = {pool: await self._bus.waiting(pool) for pool in POOLS}
         except BusUnavailable as error:

@@ -138,7 +138,7 @@ class IngressSettings(ServiceSettings):
     drain_grace_s: float = Field(
         10_800.0,
         ge=0,
-        validation_alias=AliasChoices("drain_grace_s", "drain_s"),
+        validation_alias=AliasChoices("drain_s", "drain_grace_s"),
         description="After SIGTERM, time for open sessions to end by themselves, in seconds; resumable ones are "
         "asked to go on on another node meanwhile. 0 ends all at once.",
     )

@@ -47,6 +47,7 @@ PURE = {
     "workers/convert_whisper.py",
     "workers/ct2_format.py",
     "workers/endpointing.py",
+    "workers/feeders.py",
     "workers/language.py",
     "workers/memory.py",
     "workers/onnx_format.py",

@@ -22,8 +22,6 @@ from wire.streams import AUDIO_LOG_ENTRIES, FORGOTTEN_TTL_S, INBOX_ENTRIES, INBO
 
 #: Most messages kept that a session was told (approximately): some minutes of news.
 TOLD_ENTRIES = 1_000
-#: A node that has not told for so long that it lives has died.
-ALIVE_TTL_S = 10
 
 _ENTRY = b"e"
 
@@ -163,10 +161,10 @@ class Moves:
 
     # --------------------------------------------------------------------------------------------------- who is alive
 
-    async def beat(self, node: str) -> None:
-        """This node lives."""
+    async def beat(self, node: str, ttl_s: float) -> None:
+        """This node lives; without another word in so long it has died."""
         key = self._keys.alive(node)
-        await self._bus.execute(lambda pipe: pipe.set(key, b"1", ex=ALIVE_TTL_S))
+        await self._bus.execute(lambda pipe: pipe.set(key, b"1", px=_ms(ttl_s)))
 
     async def living(self, nodes: Sequence[str]) -> list[bool]:
         """Whether each of these nodes has told lately that it lives."""

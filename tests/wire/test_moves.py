@@ -7,7 +7,7 @@ import pytest
 from wire.entries import AudioFrame, Control, Event, Lease, Offer, Order, Publication, SessionEvent
 from wire.errors import BusUnavailable
 from wire.keys import Keys
-from wire.moves import ALIVE_TTL_S, Keeping, Kept, Moves
+from wire.moves import Keeping, Kept, Moves
 from wire.streams import FORGOTTEN_TTL_S, Bus
 
 FRAME = AudioFrame(0, bytes(1600))
@@ -156,9 +156,9 @@ def test_a_worker_knows_which_nodes_live(run, bus: Bus):
     async def scenario() -> None:
         moves = Moves(bus)
         assert await moves.living([]) == []
-        await moves.beat("here")
+        await moves.beat("here", 15)
         assert await moves.living(["gone", "here"]) == [False, True]
-        assert 0 < await lifetime_s(bus, bus.keys.alive("here")) <= ALIVE_TTL_S
+        assert 0 < await lifetime_s(bus, bus.keys.alive("here")) <= 15
         await moves.keep([keeping(who="{who}", place="{1}")])
         assert await moves.resumable(["s", "t"]) == [True, False]
 
@@ -174,7 +174,7 @@ CALLS = {
     "told": lambda moves: moves.told("s", 0),
     "events": lambda moves: moves.events("s", -1, -1),
     "tell_moved": lambda moves: moves.tell_moved("node", "s", 1),
-    "beat": lambda moves: moves.beat("node"),
+    "beat": lambda moves: moves.beat("node", 1),
     "living": lambda moves: moves.living(["node"]),
     "resumable": lambda moves: moves.resumable(["s"]),
 }
