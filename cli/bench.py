@@ -229,6 +229,57 @@ def handshake(
         )
 
 
+@app.command(epilog="[bold]Examples[/]\n  [cyan]steno bench ingress --sessions 250,500,1000 --seconds 20[/]")
+def ingress(
+    sessions: Annotated[
+        str, typer.Option(metavar="N,...", help="Levels to try, in growing order.")
+    ] = "100,250,500,750,1000,1250",
+    seconds: Annotated[float, typer.Option(min=1, help="How long each level is measured, in s.")] = 10,
+    every: Annotated[bool, typer.Option("--every", help="Go on after a level that does not hold.")] = False,
+    as_json: AsJson = False,
+    out: Out = RESULTS,
+    quick: Quick = False,
+) -> None:
+    """How many sessions one ingress holds, and what it adds to their delay; beside a bare receive loop."""
+    from cli import bench_ingress, bench_picture
+
+    counts = sorted(set(_counts("50,100" if quick else sessions)))
+    with _measuring(as_json, pools=()) as tell:
+        measured = bench_ingress.run(counts, 3 if quick else seconds, tell, every or quick)
+        result = _result("ingress", measured, quick)
+    _write(result, out, lambda path: bench_picture.ingress(result["levels"], _title(result), path))
+    parts = {
+        "sessions": "sessions",
+        "added_p50_ms": "added p50",
+        "added_p99_ms": "p99",
+        "inbound_p50_ms": "inbound p50",
+        "inbound_p99_ms": "p99",
+        "outbound_p50_ms": "outbound p50",
+        "outbound_p99_ms": "p99",
+        "begin_p99_ms": "begin p99",
+        "session_kib": "KiB each",
+        "per_core": "per core",
+        "of_bare": "of bare",
+        "generator_late_p99_ms": "late p99",
+    }
+    services = list(result["levels"][0]["cores"])
+    rows = [
+        (
+            *(level[part] for part in parts),
+            *(f"{level['cores'][name]:.2f}" for name in services),
+            "yes" if level["holds"] else ", ".join(level["falls_short"]),
+        )
+        for level in result["levels"]
+    ]
+    _print(result, (*parts.values(), *services, "holds"), rows, as_json)
+    if not as_json:
+        goals = bench_ingress.GOALS
+        _say(
+            f"holds [bold]{result['holds']}[/] sessions (goal: {goals['sessions']:.0f}; added p99 at most "
+            f"{goals['added_p99_ms']:.0f} ms, {goals['of_bare']} of the bare loop). Delays in ms, services in cores"
+        )
+
+
 @app.command(epilog="[bold]Examples[/]\n  [cyan]steno bench chaos --runs 200 --faults kill,hang[/]")
 def chaos(
     runs: Annotated[int, typer.Option(min=1, help="How often each fault strikes.")] = 10,

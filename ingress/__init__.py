@@ -21,5 +21,6 @@ carried       what such a session takes along to another node        (restarts: 
 keeper        writes that, together with the audio
 arrivals      sessions that come from another node
 outbox        gathers what the node has to tell Redis, and writes it once per tick
-server        performs what the others decide; the only file that knows websockets
+connection    a client's WebSocket: a short way for audio, the library's for the rest
+server        performs what the others decide
 """

@@ -1,7 +1,7 @@
-"""One ingress node: performs what `Session` asks; the only file that knows websockets.
+"""One ingress node: performs what `Session` asks.
 
-A connection costs one coroutine, its own handler, which reads and decides. Everything else is done once for the whole
-node, by nine loops:
+A connection costs one coroutine, which waits for its end; what it says is decided on where it arrives
+(`ingress/connection.py`). Everything else is done once for the whole node, by nine loops:
 
     offer       new sessions to their pools, as many in one round trip as wait
     append      every tick: the audio of all sessions to Redis in one pipeline, then offers withdrawn, keys let go
@@ -38,15 +38,15 @@ from http import HTTPStatus
 from typing import Any, assert_never
 
 from websockets import http11
-from websockets.asyncio.server import Server, ServerConnection, broadcast
+from websockets.asyncio.server import Server, ServerConnection
 from websockets.asyncio.server import serve as serve_websocket
-from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from ingress.access import Access
 from ingress.arrivals import Arrivals, Arrived
 from ingress.carried import Who, digest
 from ingress.certificates import certificates
+from ingress.connection import Connection, Message
 from ingress.credentials import Grant
 from ingress.dues import Dues
 from ingress.handshake import Accept, Load, Reject, Resume, Route, admit, issue, route, show
@@ -124,6 +124,8 @@ _ADMISSION = {
 ALIVE_S = 5.0
 #: How often a node that drains looks for sessions that could go on elsewhere by now.
 SEND_AWAY_S = 0.5
+#: Looking one up by its label takes longer than all else that an event costs here.
+_EVENTS_TOTAL = {event: metrics.EVENTS_TOTAL.labels(event.name.lower()) for event in Event}
 #: How often workers' reports are read, and workers told that this node lives.
 POOLS_S = 2.0
 #: How often Redis is looked for while it is there.
@@ -151,7 +153,7 @@ async def serve(settings: IngressSettings, drain: asyncio.Event, probe: Probe) -
 class Client:
     """A session and its connection, the newest where a resumable session has had several."""
 
-    connection: ServerConnection
+    connection: Connection
     session: Session
     opened_at: float
     offer: Offer
@@ -210,6 +212,7 @@ class Ingress:
         self._failed: LicenseError | None = None
         self._tasks = asyncio.TaskGroup()
         self._clients: dict[str, Client] = {}
+        self._held: set[Client] = set()  # not read from, until Redis has taken what waits
         self._deserted = asyncio.Event()  # no clients
         self._deadlines: list[tuple[float, str]] = []
         # Redis: there, as far as we know? When was it last?
@@ -266,6 +269,7 @@ class Ingress:
                 backlog=settings.backlog,
                 open_timeout=settings.open_timeout_s,
                 process_request=self._answer_http,
+                create_connection=Connection,
                 compression=None,
                 max_size=settings.max_message_bytes,
                 ping_interval=None,
@@ -329,13 +333,15 @@ class Ingress:
 
     async def _handle(self, connection: ServerConnection) -> None:
         """A WebSocket is open. Returns when it is closed; never raises, since nobody else would tell the client."""
+        if not isinstance(connection, Connection):  # what `_listen` asks for
+            raise TypeError(type(connection))
         try:
             await self._admit(connection)
         except Exception:
             logger.exception("Connection failed")
             await self._turn_away(connection, internal_error())
 
-    async def _admit(self, connection: ServerConnection) -> None:
+    async def _admit(self, connection: Connection) -> None:
         request = connection.request
         if request is None:  # not before a handshake
             return
@@ -364,13 +370,13 @@ class Ingress:
         await self._look_for_pools()
         return self._pools.refusal(params.pool, params.speech_model, self._now())
 
-    async def _turn_away(self, connection: ServerConnection, error: ClientError) -> None:
+    async def _turn_away(self, connection: Connection, error: ClientError) -> None:
         logger.info("Client refused", extra={"code": int(error.code), "reason": error.text})
         metrics.CLIENT_ERRORS.labels(int(error.code)).inc()
-        broadcast([connection], dump(Error(int(error.code), error.text)))
+        connection.tell(dump(Error(int(error.code), error.text)))
         await self._close(connection, error.code, REASON_SEE_ERROR)
 
-    def _enrol(self, connection: ServerConnection, accepted: Accept) -> Client:
+    def _enrol(self, connection: Connection, accepted: Accept) -> Client:
         now, settings, params = self._now(), self.settings, accepted.params
         name, grant = str(uuid.uuid4()), accepted.grant
         limits = settings.limits
@@ -445,7 +451,7 @@ class Ingress:
     def _may_wait(self, client: Client) -> bool:
         return not self._given_up and client.session.client_lost()
 
-    async def _resume(self, connection: ServerConnection, wanted: Resume) -> None:
+    async def _resume(self, connection: Connection, wanted: Resume) -> None:
         """Go on with a session over a new connection; the older one, here or on another node, can say nothing more."""
         adopted: Client | None = None
         try:
@@ -502,7 +508,7 @@ class Ingress:
         params = who.session_params()
         return self._new_session(name, params, limits, opened_at, who.expires_at, who.api_version, token)
 
-    def _adopt(self, connection: ServerConnection, arrived: Arrived) -> Client:
+    def _adopt(self, connection: Connection, arrived: Arrived) -> Client:
         """The session is this node's from now on."""
         session, who, place = arrived.session, arrived.who, arrived.place
         grant = Grant(who.name, who.holder, who.sessions, who.max_session_s, who.key)
@@ -574,36 +580,45 @@ class Ingress:
             self._withdraw(client)
 
     async def _read(self, client: Client) -> bool:
-        """Pass messages on until the connection is closed, no faster than they can be carried away.
-
-        Returns whether it was lost: neither side said that it is over. What an older connection still had to say, when
-        a newer one took the session over, is dropped: the client was told to send it again.
-        """
+        """Hear the client until its connection is closed. Returns whether it was lost: neither said that it is over."""
         connection = client.connection
-        while True:
-            try:
-                message = await connection.recv()
-            except ConnectionClosed as closed:
-                # Closed by the library itself: too big (1009), no UTF-8 (1007), no WebSocket frames (1002).
-                if (
-                    client.session.state is not State.CLOSED
-                    and not client.away
-                    and closed.sent is not None
-                    and closed.sent.code != Close.COME_BACK
-                    and not closed.rcvd_then_sent
-                ):
-                    metrics.CLIENT_ERRORS.labels(closed.sent.code).inc()
-                if closed.sent is not None and closed.sent.code == Close.COME_BACK:
-                    return True
-                said_over = closed.sent is not None and client.session.state is not State.CLOSED
-                return (closed.rcvd is None or closed.rcvd.code == _UNANSWERED) and not said_over
-            if client.connection is not connection or client.away:
-                return False
-            decide = client.session.client_text if isinstance(message, str) else client.session.client_audio
-            self._apply(client, decide, message)
-            while self._must_wait(client):
-                await asyncio.sleep(self.settings.tick_ms / 1000)
-                client.session.held(self._now())
+        connection.listen(partial(self._hear, client, connection))
+        await connection.wait_closed()
+        closed = connection.protocol.close_exc
+        if closed.sent is not None and closed.sent.code == Close.COME_BACK:
+            return True
+        open_still = client.session.state is not State.CLOSED and not client.away
+        # Closed by the library itself: too big (1009), no UTF-8 (1007), no WebSocket frames (1002).
+        if open_still and closed.sent is not None and not closed.rcvd_then_sent:
+            metrics.CLIENT_ERRORS.labels(closed.sent.code).inc()
+        said_over = closed.sent is not None and open_still
+        return (closed.rcvd is None or closed.rcvd.code == _UNANSWERED) and not said_over
+
+    def _hear(self, client: Client, connection: Connection, message: Message) -> None:
+        """One message, from a client that is read no faster than its audio can be carried away.
+
+        What an older connection still has to say, when a newer one took the session over, is dropped: the client was
+        told to send it again.
+        """
+        if client.connection is not connection or client.away:
+            return
+        if isinstance(message, bytes):
+            # Audio moves no deadline to an earlier time: the heap need not hear of it.
+            self._apply(client, client.session.client_audio, message, arm=False)
+        else:
+            self._apply(client, client.session.client_text, message)
+        if self._must_wait(client):
+            connection.hold()
+            self._held.add(client)
+
+    def _release(self) -> None:
+        """Read again from those that were held, where there is room again."""
+        now = self._now()
+        for client in list(self._held):
+            client.session.held(now)
+            if not self._must_wait(client):
+                client.connection.release()
+                self._held.discard(client)
 
     def _must_wait(self, client: Client) -> bool:
         full = self._outbox.pending_bytes > self.settings.max_pending_bytes
@@ -620,6 +635,7 @@ class Ingress:
 
     def _remove(self, client: Client) -> None:
         session = client.session
+        self._held.discard(client)
         del self._clients[session.id]
         if not self._clients:
             self._deserted.set()
@@ -628,7 +644,7 @@ class Ingress:
         seconds = round(self._now() - client.opened_at, 3)
         logger.info("Session ended", extra={"outcome": session.outcome, "seconds": seconds})
 
-    async def _close(self, connection: ServerConnection, code: Close, reason: str) -> None:
+    async def _close(self, connection: Connection, code: Close, reason: str) -> None:
         """Close after everything written so far; cut the connection if the client does not take part."""
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
@@ -638,7 +654,9 @@ class Ingress:
 
     # ---------------------------------------------------------------------------------------------- deciding, acting
 
-    def _apply(self, client: Client, decide: Callable[..., list[Effect]], *arguments: object) -> None:
+    def _apply(
+        self, client: Client, decide: Callable[..., list[Effect]], *arguments: object, arm: bool = True
+    ) -> None:
         """Let the session decide and perform what it wants. Never raises: a bug in one session ends that session."""
         now, token = self._now(), session_id.set(client.session.id)
         try:
@@ -653,7 +671,8 @@ class Ingress:
                 logger.exception("Session crashed")
                 effects = client.session.refuse(internal_error(), now)
             self._perform(client, effects)
-            self._arm(client)
+            if arm:
+                self._arm(client)
             self._outbox.mark(client.session.id)
         except Exception:  # not even an orderly end is possible
             logger.exception("Session cut off")
@@ -703,7 +722,7 @@ class Ingress:
             self._outbox.withdraw(client.offer, client.offer_id)
 
     def _reply(self, client: Client, text: str) -> None:
-        broadcast([client.connection], text)
+        client.connection.tell(text)
         self._cut_off_if_unread(client)
 
     def _cut_off_if_unread(self, client: Client) -> None:
@@ -734,7 +753,7 @@ class Ingress:
                 self._deliver(event)
 
     def _deliver(self, event: SessionEvent) -> None:
-        metrics.EVENTS_TOTAL.labels(event.event.name.lower()).inc()
+        _EVENTS_TOTAL[event.event].inc()
         client = self._clients.get(event.session)
         if event.event is Event.MOVED:
             if client is not None and event.generation > client.moves:
@@ -754,6 +773,7 @@ class Ingress:
     async def _meet_deadlines(self) -> None:
         while True:
             await asyncio.sleep(DEADLINE_GRAIN_S)
+            self._release()
             now = self._now()
             while self._deadlines and self._deadlines[0][0] <= now:
                 _, name = heapq.heappop(self._deadlines)

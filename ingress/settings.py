@@ -74,7 +74,10 @@ class IngressSettings(ServiceSettings):
         256, ge=1, description="Most sessions at once on this node; more are refused with 3009."
     )
     tick_ms: int = Field(
-        20, ge=1, le=1000, description="Audio of all sessions is appended to Redis this often, in ms."
+        4,
+        ge=1,
+        le=1000,
+        description="Audio of all sessions is appended to Redis at most this often, in ms; longer costs less.",
     )
     admission_timeout_s: float = Field(
         5.0,

@@ -110,7 +110,13 @@ DOORS = {
     "msgpack": {"wire/entries.py"},
     "prometheus_client": {"wire/metrics.py", "wire/service.py"},
     "uvloop": {"wire/service.py"},
-    "websockets": {"ingress/server.py", "cli/client.py", "cli/bench_churn.py"},
+    "websockets": {
+        "ingress/connection.py",
+        "ingress/server.py",
+        "cli/bench_bare.py",
+        "cli/bench_churn.py",
+        "cli/client.py",
+    },
     "pydantic": {
         "wire/params.py",
         "wire/service.py",
