@@ -94,7 +94,7 @@ async def _session(
     output: Console,
     notes: Console,
 ) -> client.Session:
-    notify = transcribe.noting(notes)
+    notify = transcribe.noting(as_json, output, notes)
     recording = Recording(asyncio.get_running_loop(), notify)
     with (
         client.stop_on_interrupt() as stop,

@@ -41,12 +41,15 @@ async def _session(
     chunks = audio_file.chunks(path, CHUNK_MS)
     with client.stop_on_interrupt() as stop, listening(as_json, output) as listener:
         audio = client.unpaced(chunks) if fast else client.paced(chunks, request.sample_rate)
-        return await client.converse(request, client.until(stop, audio), listener, noting(notes))
+        return await client.converse(request, client.until(stop, audio), listener, noting(as_json, output, notes))
 
 
-def noting(notes: Console) -> Callable[[str], None]:
-    """One dim line for each thing that happens to the connection."""
-    return lambda text: notes.print(f"[dim]{text}[/]", highlight=False)
+def noting(as_json: bool, output: Console, notes: Console) -> Callable[[str], None]:
+    """One dim line for each thing that happens to the connection. Where the text is drawn again and again, it must go
+    the same way: another line would be written into it.
+    """
+    where = output if output.is_terminal and not as_json else notes
+    return lambda text: where.print(f"[dim]{text}[/]", highlight=False)
 
 
 @contextlib.contextmanager
