@@ -68,7 +68,11 @@ def ingress(levels: Sequence[Mapping[str, Any]], title: str, path: Path) -> None
 
 
 def delays(
-    measured: Mapping[str, Sequence[float]], goals: Mapping[str, float], title: str, path: Path
+    measured: Mapping[str, Sequence[float]],
+    goals: Mapping[str, float],
+    title: str,
+    path: Path,
+    unit: str = "ms",
 ) -> None:
     """Every measured value as a dot, medians as bars, goals as lines; one row for each measure."""
     shown = {name: values for name, values in measured.items() if values}
@@ -82,7 +86,7 @@ def delays(
         axis.title.set_fontsize(9)
         axis.set_xlim(left=min(0.0, *values) - 5)
         axis.grid(alpha=0.3)
-    axes[-1].set_xlabel("ms")
+    axes[-1].set_xlabel(unit)
     _save(figure, path)
 
 

@@ -41,7 +41,9 @@ async def _session(
     chunks = audio_file.chunks(path, CHUNK_MS)
     with client.stop_on_interrupt() as stop, listening(as_json, output) as listener:
         audio = client.unpaced(chunks) if fast else client.paced(chunks, request.sample_rate)
-        return await client.converse(request, client.until(stop, audio), listener, noting(as_json, output, notes))
+        return await client.converse(
+            request, client.until(stop, audio), listener, noting(as_json, output, notes)
+        )
 
 
 def noting(as_json: bool, output: Console, notes: Console) -> Callable[[str], None]:

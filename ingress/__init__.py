@@ -20,6 +20,9 @@ replay        what a resumable session has told, to be told again
 carried       what such a session takes along to another node        (restarts: where its decoder begins anew there)
 keeper        writes that, together with the audio
 arrivals      sessions that come from another node
+consent       whether a session is recorded
+tape          what is recorded of it: its inputs and what followed from them
+recorder      performs both: recordings begun, noted, ended, kept within their limits
 outbox        gathers what the node has to tell Redis, and writes it once per tick
 connection    a client's WebSocket: a short way for audio, the library's for the rest
 server        performs what the others decide

@@ -22,8 +22,11 @@ _ANYWHERE = frozenset({"pcm_s16le", "pcm_mulaw", "opus"})
 
 
 def movable(params: SessionParams) -> bool:
-    """Whether a session with these may go on on another node. What a webhook is told, and its secrets, stay on one."""
-    return params.resumable and params.encoding in _ANYWHERE and not params.webhook_url
+    """Whether a session with these may go on on another node. What a webhook is told, and its secrets, stay on one; and
+    replays, which have places of their own.
+    """
+    stays = params.webhook_url or params.replay
+    return params.resumable and params.encoding in _ANYWHERE and not stays
 
 
 def digest(token: str) -> str:

@@ -1,7 +1,7 @@
 """One ingress node: performs what `Session` asks.
 
 A connection costs one coroutine, which waits for its end; what it says is decided on where it arrives
-(`ingress/connection.py`). Everything else is done once for the whole node, by nine loops:
+(`ingress/connection.py`). Everything else is done once for the whole node, by ten loops:
 
     offer       new sessions to their pools, as many in one round trip as wait
     append      every tick: the audio of all sessions to Redis in one pipeline, then offers withdrawn, keys let go
@@ -11,6 +11,7 @@ A connection costs one coroutine, which waits for its end; what it says is decid
     pools       which pools are served, as workers report
     dues        what licensing says of the licence, and what sessions have used (`ingress/dues.py`)
     webhooks    what sessions heard, to where their clients want it
+    record      what is recorded, to Redis (`ingress/recorder.py`)
     watch       is Redis there? If not for long, sessions end with an Error rather than in silence; keys and
                 certificates of the operator, were they changed?
 
@@ -55,6 +56,7 @@ from ingress.license import LicenseGate, license_failed
 from ingress.offers import Offers
 from ingress.outbox import RETRY_S, Outbox
 from ingress.pools import Pools
+from ingress.recorder import Recorder
 from ingress.session import (
     UNTAKEN,
     Append,
@@ -71,8 +73,9 @@ from ingress.session import (
 )
 from ingress.settings import IngressSettings
 from ingress.webhook import Webhook, Webhooks
-from wire import metrics
+from wire import metrics, strides
 from wire.accounts import Accounts
+from wire.archive import Archive
 from wire.entries import SAMPLE_RATE, AudioEntry, AudioFrame, Event, Offer, SessionEvent
 from wire.errors import (
     REASON_COME_BACK,
@@ -89,10 +92,12 @@ from wire.errors import (
     shutting_down,
     too_many_sessions,
 )
-from wire.keys import LICENSE_HOLDER, Keys
+from wire.keys import LICENSE_HOLDER, REPLAY_HOLDER, Keys
 from wire.messages import Error, dump
 from wire.moves import Moves
 from wire.params import SessionParams
+from wire.recorded import OFFER_RECORDED, OFFER_REPLAY, SessionFacts
+from wire.release import software
 from wire.service import Probe, allow_open_files, redact, session_id
 from wire.speech_models import POOLS
 from wire.streams import TOUCH_S, Bus
@@ -199,6 +204,7 @@ class Ingress:
         self._certificates = certificates(settings)
         self._webhooks = Webhooks()
         self._pools = Pools()
+        self._recorder = Recorder(Archive(bus, settings.seal_key), settings.policy, settings.instance)
         self._probe = probe
         self._new_session = new_session
         self._now = asyncio.get_running_loop().time
@@ -241,6 +247,7 @@ class Ingress:
                     partial(self._pay_dues, drain),
                     self._watch,
                     self._watch_pools,
+                    partial(self._recorder.run, partial(self._missed_redis, "record")),
                 )
             ]
             await drain.wait()
@@ -250,6 +257,7 @@ class Ingress:
                 loop.cancel()
         with contextlib.suppress(BusUnavailable):  # keys expire by themselves
             await self._outbox.flush()
+            await self._recorder.flush()
         try:
             await self._dues.flush()
         except BusUnavailable as error:
@@ -354,6 +362,8 @@ class Ingress:
             case Accept() as accepted:
                 params = accepted.params
                 refusal = self._dues.refusal(params.pool) or await self._unserved(params)
+                if params.replay and not self._has_time_for_replays(params.pool):
+                    refusal = refusal or too_many_sessions()
                 if refusal or self._draining:  # perhaps only since Redis was asked
                     await self._turn_away(connection, refusal or shutting_down())
                 else:
@@ -385,7 +395,10 @@ class Ingress:
         expires_at = int(time.time() + limits.max_session_s)
         token = secrets.token_urlsafe() if params.resumable else ""
         session = self._new_session(name, params, limits, now, expires_at, accepted.api_version, token)
-        offer = Offer(name, settings.instance, params.pool, params.for_worker())
+        told = params.for_worker() | (
+            {OFFER_REPLAY: strides.unpack(params.replay_strides)} if params.replay else {}
+        )
+        offer = Offer(name, settings.instance, params.pool, told)
         client = Client(connection, session, now, offer, grant)
         self._register(client)
         return client
@@ -425,11 +438,26 @@ class Ingress:
         try:
             self._apply(client, client.session.start)
             if await self._take_places(client):
+                await self._record(client)
                 await self._make_offer(client)
         except BaseException:
             self._end(client)
             raise
         await self._attend(client)
+
+    async def _record(self, client: Client) -> None:
+        """Begin its recording, if there is to be one; the offer tells the worker, and Begin the client."""
+        session, grant, offer = client.session, client.grant, client.offer
+        asked, recorded = session.params.record, False
+        if why := self._recorder.why(grant.record, asked):
+            place = (self.settings.instance, software(), why)
+            params = session.params.for_worker()
+            recorded = await self._recorder.begin(
+                SessionFacts(session.id, time.time(), offer.pool, params, grant.name, *place)
+            )
+        if recorded:
+            client.offer = replace(offer, params={**offer.params, OFFER_RECORDED: self._recorder.mark})
+        session.recorded = recorded if recorded or asked is not None else None
 
     async def _attend(self, client: Client) -> None:
         """Serve the client's present connection, and wait for another if it breaks off. Ends the session unless a newer
@@ -441,6 +469,7 @@ class Ingress:
             lost = await self._read(client)
             if lost and client.connection is connection and self._may_wait(client):
                 logger.info("Connection lost, the client may resume")
+                self._recorder.connection(client.session.id, "lost")
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self.settings.resume_window_s):
                         await moved.wait()
@@ -547,6 +576,8 @@ class Ingress:
     def _holders(self, client: Client) -> dict[str, int]:
         """Among whose sessions this one has a place, over all nodes, and how many there are; only where limited."""
         holders = {client.grant.holder: client.grant.sessions, LICENSE_HOLDER: self._dues.gate.max_sessions}
+        if client.session.params.replay:
+            holders[REPLAY_HOLDER] = self.settings.replay_sessions
         return {holder: most for holder, most in holders.items() if holder and most}
 
     async def _take_places(self, client: Client) -> bool:
@@ -635,6 +666,7 @@ class Ingress:
 
     def _remove(self, client: Client) -> None:
         session = client.session
+        self._recorder.end(session.id, session.outcome or "crashed", session.received_ms)
         self._held.discard(client)
         del self._clients[session.id]
         if not self._clients:
@@ -671,6 +703,7 @@ class Ingress:
                 logger.exception("Session crashed")
                 effects = client.session.refuse(internal_error(), now)
             self._perform(client, effects)
+            self._recorder.note(client.session.id, arguments[0] if arguments else None, effects)
             if arm:
                 self._arm(client)
             self._outbox.mark(client.session.id)
@@ -876,6 +909,17 @@ class Ingress:
             self._missed_redis("loads", error)
         else:
             self._pools.heard(loads, self._now(), waiting)
+            self._give_way()
+
+    def _has_time_for_replays(self, pool: str) -> bool:
+        return self.settings.replay_sessions > 0 and self._pools.spare(pool) > 0
+
+    def _give_way(self) -> None:
+        """Replays are for machines that have nothing else to do: where sessions wait for a worker, they end."""
+        for client in list(self._clients.values()):
+            if client.session.params.replay and self._pools.spare(client.offer.pool) < 0:
+                metrics.REPLAYS_ENDED.inc()
+                self._apply(client, client.session.refuse, too_many_sessions())
 
     # ------------------------------------------------------------------------------------------- Redis comes and goes
 

@@ -294,6 +294,8 @@ class Session:
         self.api_version = api_version
         self.max_session_s = limits.max_session_s
         self.resume_token = resume_token
+        #: Whether it is recorded, for Begin; None: nobody asked.
+        self.recorded: bool | None = None
         self._limits = limits
         self._decoder = make_decoder(params.encoding, params.sample_rate)
         self._audio = Converter(self._decoder.sample_rate)
@@ -701,6 +703,8 @@ class Session:
             "domain": None,
             "voice_focus": None,
         }
+        if self.recorded is not None:
+            configuration["recorded"] = self.recorded
         if self.resume_token:
             configuration["resume_token"] = self.resume_token
             configuration["resume_window_s"] = self._limits.resume_window_s
