@@ -981,8 +981,8 @@ class Ingress:
         """Ask clients to come back, to another node, once each; their sessions wait as for any client that was lost."""
         for client in list(self._clients.values()):
             session = client.session
-            ready = session.movable and session.told_after(0) and session.state is not State.CLOSED
-            if ready and not client.sent_away and client.connection.close_code is None:
+            there = not client.sent_away and client.connection.close_code is None
+            if there and session.movable and session.state not in UNTAKEN | {State.CLOSED}:
                 client.sent_away = True
                 self._tasks.create_task(self._close(client.connection, Close.COME_BACK, REASON_COME_BACK))
 
