@@ -982,7 +982,7 @@ class Ingress:
         for client in list(self._clients.values()):
             session = client.session
             there = not client.sent_away and client.connection.close_code is None
-            if there and session.movable and session.state not in UNTAKEN | {State.CLOSED}:
+            if there and session.movable and session.state not in (*UNTAKEN, State.CLOSED):
                 client.sent_away = True
                 self._tasks.create_task(self._close(client.connection, Close.COME_BACK, REASON_COME_BACK))
 
