@@ -26,7 +26,9 @@ def test_a_session_from_begin_to_end(bus, run):
         assert recorder.why(None, True) == "asked"
         assert await recorder.begin(FACTS)
         recorder.note("s", b"..", [Append(AudioFrame(0, b"\1\1"))])
+        recorder.note("s", b"..", [Append(AudioFrame(1, b"\2\2")), Append(AudioFrame(2, b"\3\3"))])
         recorder.note("s", "hello", [Reply("you too")])
+        recorder.note("s", b"..", [Reply("an error")])
         recorder.note("another", "hello", [])
         recorder.connection("s", "lost")
         recorder.end("s", "ended", 1000)
@@ -34,7 +36,7 @@ def test_a_session_from_begin_to_end(bus, run):
 
     run(scenario())
     recording = run(archive.load("s"))
-    assert [type(item) for item in recording.items] == [Audio, Said, Told, Connection]
+    assert [type(item) for item in recording.items] == [Audio, Audio, Audio, Said, Told, Told, Connection]
     assert recording.end is not None
     assert (recording.end.outcome, recording.end.audio_ms) == ("ended", 1000)
 
