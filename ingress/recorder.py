@@ -8,6 +8,7 @@ Nothing here may hurt a session (`wire/scribe.py` tells how).
 import asyncio
 import logging
 import random
+import secrets
 from collections.abc import Callable, Sequence
 
 from ingress.consent import Policy, Record
@@ -53,6 +54,21 @@ class Recorder:
         metrics.RECORDED_SESSIONS.labels(facts.why).inc()
         logger.info("Session is recorded", extra={"why": facts.why})
         return True
+
+    async def go_on(self, session: str) -> bool:
+        """Whether the session, which comes from another node, is recorded; what happens here is written, too, if so.
+
+        Raises BusUnavailable.
+        """
+        if not await self._archive.exists(session):
+            return False
+        # It may have been here before, and a writer's batches are numbered from 0.
+        self._scribe.open(session, f"{self._writer} {secrets.token_hex(4)}")
+        return True
+
+    def let_go(self, session: str) -> None:
+        """The session goes on on another node, which will say how it ends."""
+        self._scribe.close(session)
 
     def note(self, session: str, given: object, effects: Sequence[Effect]) -> None:
         """An input of the session, and what followed (`ingress/tape.py`). Nothing for one that is not recorded."""
