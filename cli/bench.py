@@ -386,6 +386,29 @@ def keyterms(
             )
 
 
+@app.command(epilog="[bold]Examples[/]\n  [cyan]steno bench capacity --sessions 500,2000[/]")
+def capacity(
+    sessions: Annotated[str, typer.Option(metavar="N,...", help="How many to plan for.")] = "100,1000,10000",
+    results: Annotated[Path, typer.Option(help="Folder with the results of the other benchmarks.")] = RESULTS,
+    to: Annotated[Path | None, typer.Option(help="Write the page here instead of showing it.")] = None,
+) -> None:
+    """What so many sessions need, computed from results that are there; writes CAPACITY.md."""
+    from cli import bench_capacity
+
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
+    if not found:
+        raise typer.BadParameter(
+            f"no results in {results}: run `steno bench ingress` and `steno bench worker` first",
+            param_hint="--results",
+        )
+    told = bench_capacity.page(found, str(results), _counts(sessions))
+    if to is None:
+        typer.echo(told, nl=False)
+    else:
+        to.write_text(told)
+        _say(f"[dim]written: {to}[/]")
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 
 

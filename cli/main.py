@@ -228,7 +228,7 @@ WithParent = Annotated[
     epilog=_example(
         "steno up",
         "steno up --port 9000 --workers 2",
-        "steno up --pools english,multilang",
+        "steno up --pools english,multilang --console",
         "SLOTS=8 steno up --redis-url redis://localhost:6379/0",
     ),
 )
@@ -250,6 +250,9 @@ def up(
         typer.Option(min=1, max=64, help="Worker processes of each pool; on CPUs at most one per core pays."),
     ] = 1,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the services' logs.")] = False,
+    console: Annotated[
+        bool, typer.Option("--console", help="Run the web console as well, on http://localhost:8090.")
+    ] = False,
 ) -> None:
     """Run the whole stack on this machine until Ctrl-C.
 
@@ -259,7 +262,7 @@ def up(
     """
     from cli import up as command
 
-    command.run(port, _names(pools), host, redis_url, verbose, workers, _output())
+    command.run(port, _names(pools), host, redis_url, verbose, workers, _output(), console)
 
 
 @app.command(rich_help_panel=SERVERS, epilog=_example("steno ingress", "steno ingress --settings"))
@@ -279,6 +282,34 @@ def ingress(settings: ShowSettings = False, with_parent: WithParent = False) -> 
     loaded = service.load(IngressSettings)
     service.configure_logging(loaded.logging_level, loaded.use_structured_logging)
     with service.Probe(loaded.probe_host, loaded.probe_port, "ingress") as probe:
+        raise typer.Exit(service.run(lambda drain: serve(loaded, drain, probe)))
+
+
+@app.command(
+    rich_help_panel=SERVERS,
+    epilog=_example(
+        "steno console",
+        "steno console --settings",
+        "CONSOLE_HOST=0.0.0.0 CONSOLE_TOKEN=$(openssl rand -hex 24) steno console",
+    ),
+)
+def console(settings: ShowSettings = False, with_parent: WithParent = False) -> None:
+    """Run the web console: pools, sessions, licence and delays in a browser, and a page to try the stack from.
+
+    It changes nothing. http://localhost:8090 for this machine; for others it needs a token. Configured by environment
+    variables only.
+    """
+    from console.settings import ConsoleSettings
+
+    if settings:
+        return show_settings(ConsoleSettings)
+    from console.server import serve
+    from wire import service
+
+    _watch_parent(with_parent)
+    loaded = service.load(ConsoleSettings)
+    service.configure_logging(loaded.logging_level, loaded.use_structured_logging)
+    with service.Probe(loaded.probe_host, loaded.probe_port, "console") as probe:
         raise typer.Exit(service.run(lambda drain: serve(loaded, drain, probe)))
 
 

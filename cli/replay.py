@@ -234,14 +234,21 @@ def play(
 # carrying, erasing
 
 
-@app.command(epilog=_example("steno replay export 3f2a ./tuesday"))
+@app.command(
+    epilog=_example("steno replay export 3f2a ./tuesday", "steno replay export 3f2a ./tuesday --png")
+)
 def export(
-    recording: Id, folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")]
+    recording: Id,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
+    png: Annotated[
+        bool, typer.Option("--png", help="Also report.png, a picture of the report; needs Chromium.")
+    ] = False,
 ) -> None:
-    """Write session.json, messages.jsonl and audio.flac into a new folder. They are not encrypted."""
-    from cli import replay_files
+    """Write session.json, messages.jsonl, audio.flac and report.html into a new folder. They are not encrypted."""
+    from cli import replay_files, replay_report
 
-    replay_files.write(_load(recording), folder)
+    extras = (replay_report.page, *((replay_report.picture,) if png else ()))
+    replay_files.write(_load(recording), folder, extras)
     typer.echo(folder)
 
 

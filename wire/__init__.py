@@ -22,4 +22,5 @@ service   how a process lives: settings, logging, probe, run until signalled
 ticks     a call once a second for the slow services, by arq
 outbound  the only connection to somewhere outside, and the list of what may be sent
 web       a small HTTP server for the reference servers
+census    who is being served now, for operators: read only
 """

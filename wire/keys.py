@@ -5,7 +5,7 @@ Key                          Type    Writer -> reader                           
 offers:{pool}                stream  ingress -> one free worker (group)         settled at session end, or withdrawn
 pool:{pool}:workers          hash    workers -> admission, `steno status`       refreshed by workers; expires
 session:{id}:audio           stream  ingress -> the lease holder                trimmed to the checkpoint; expires
-session:{id}:events          stream  lease holder -> ingress, replay            ids generation-sequence; expires
+session:{id}:events          stream  lease holder -> ingress, console, replay   ids generation-sequence; expires
 session:{id}:state           hash    ingress, lease holder -> next holder       expires
 ingress:{instance}:inbox     stream  workers -> that ingress                    bounded length; expires
 places:{holder}              zset    ingress -> every ingress                   a key's sessions, or all; expires
