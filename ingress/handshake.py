@@ -143,14 +143,11 @@ def admit(
 def try_another(target: str, headers: Iterable[tuple[str, str]], load: Load) -> bool:
     """Whether to send a load balancer on to another node instead of opening a WebSocket and refusing over it.
 
-    A session that is resumed has its place here, even while the node drains.
+    A session that is resumed needs no room; but a node that drains would only ask its client to go elsewhere.
     """
-    full = load.sessions >= load.max_sessions
-    return (
-        (full or not load.healthy)
-        and TRY_ANOTHER in _named(headers)
-        and not any(name == "resume_token" for name, _ in parse_qsl(_clean(target).partition("?")[2]))
-    )
+    resuming = any(name == "resume_token" for name, _ in parse_qsl(_clean(target).partition("?")[2]))
+    full = load.sessions >= load.max_sessions and not resuming
+    return (full or not load.healthy) and TRY_ANOTHER in _named(headers)
 
 
 def issue(

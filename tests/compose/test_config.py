@@ -178,7 +178,7 @@ def test_graces_are_longer_than_what_processes_take():
     common = services("common.yml")
     api = re.search(r"-(\d+)s\}", common["streaming-api"]["stop_grace_period"])
     assert api
-    told = re.search(r"-(\d+)\}", common["streaming-api"]["environment"]["DRAIN_GRACE_S"])
+    told = re.search(r"-(\d+)\}", common["streaming-api"]["environment"]["DRAIN_S"])
     assert told
     assert int(api[1]) > int(told[1]) + IngressSettings().webhook_grace_s
     worker = common["worker"]["stop_grace_period"]

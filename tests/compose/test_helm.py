@@ -112,7 +112,7 @@ def test_a_rollout_loses_nothing(rendered):
             assert rolling == {"maxSurge": 1, "maxUnavailable": 0}
             told = {each["name"]: each.get("value") for each in containers([deployment])[name]["env"]}
             grace_s = deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
-            assert grace_s > float(told["DRAIN_GRACE_S"])
+            assert grace_s > float(told["DRAIN_S" if "ingress" in name else "DRAIN_GRACE_S"])
     ingress = containers(rendered["plain"]["documents"])["speech-ingress"]
     assert ingress["lifecycle"]["preStop"]["exec"]["command"][0] == "sleep"
     budgets = of(rendered["plain"]["documents"], "PodDisruptionBudget")

@@ -217,7 +217,8 @@ ASKED = [*AUTHORIZED, ("X-Steno-Try-Another", "1")]
         ("/", ASKED, Load(0, 8, ready=False), True),
         ("/", ASKED, Load(0, 8, licensed=False), True),
         ("/", AUTHORIZED, Load(0, 8, draining=True), False),  # nobody is there to try another
-        ("/?session_id=a&resume_token=b", ASKED, Load(8, 8, draining=True), False),
+        ("/?session_id=a&resume_token=b", ASKED, Load(8, 8), False),
+        ("/?session_id=a&resume_token=b", ASKED, Load(0, 8, draining=True), True),
     ],
 )
 def test_a_balancer_that_asks_for_it_is_sent_on(
