@@ -13,6 +13,7 @@ Weights are those of this machine's cache, mounted (`steno models fetch` has to 
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -214,10 +215,18 @@ class Site:
         assert refused == [], refused
 
     def two_nodes(self) -> None:
-        """Until the load balancer knows both ingress nodes, in each of its four groups."""
+        """Until the load balancer knows both ingress nodes by the addresses that they have now."""
         balancer = self.containers("streaming-asr-lb")[0]
-        command = "exec", balancer, "cat", "/tmp/upstreams.conf"
-        wait("two nodes", lambda: self.engine.run(*command).count("    server ") == 8)
+
+        def known() -> bool:
+            told = self.engine.run("exec", balancer, "getent", "ahostsv4", "streaming-api", check=False)
+            now = {line.split()[0] for line in told.splitlines() if line}
+            group = self.engine.run("exec", balancer, "cat", "/tmp/upstreams.conf").split("upstream english")[
+                0
+            ]
+            return len(now) == 2 and set(re.findall(r"server ([\d.]+):", group)) == now
+
+        wait("two nodes", known)
 
     def _pool(self) -> str:
         return "u3pro" if self.name == "u3pro" else "english"
