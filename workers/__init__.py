@@ -12,6 +12,9 @@ words        tokens -> words with times and confidence
 profanity    masks strong words
 recognizer   the contract between engine and models
 redecode     strategy: decode the open turn again, with a draft           (window, drafting: its parts)
+transducer   strategy: native transducers, every frame encoded once       (stream, streaming, tags: its parts)
+native       a recognizer of that kind, from a checkpoint or with random weights (dummy)
+listening    what every recognizer does first: audio by slot, where someone speaks
 biasing      key terms: their paths of tokens, weighed where they may be said
 memory       what a slot keeps of its past for whoever takes over
 language     which language a turn is in

@@ -46,6 +46,15 @@ Memory = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class Quiet:
+    """In silence: who goes on at `at_ms` with `memory`, given the audio from `from_ms` on, hears what this one does."""
+
+    at_ms: int
+    from_ms: int
+    memory: Memory
+
+
+@dataclass(frozen=True)
 class SlotOptions:
     """What a session asks of the model itself; turn rules stay with `turns.py`. A model ignores what it has no use for.
 
@@ -58,6 +67,7 @@ class SlotOptions:
     memory          what another worker kept of the session (`Hypothesis.memory`); read when the slot is reset
     first_ms        speech after which a turn's first words are told, ...
     partial_ms      ... and audio between two later partials; 0: what suits the model
+    mode            what is to be traded for what: `min_latency`, `balanced`, `max_accuracy`; empty: nothing was said
     """
 
     vad_threshold: float = 0.4
@@ -70,6 +80,7 @@ class SlotOptions:
     memory: Memory | None = None
     first_ms: int = 0
     partial_ms: int = 0
+    mode: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,6 +127,7 @@ class Hypothesis:
     language      code of the language that these words are in, with `language_confidence` 0 to 1 (0 where it was given
                   and not heard); None: the model tells none, or nothing was decoded yet in the open turn
     memory        with an answer to a flush: what to keep of the past, from there on; None: the model keeps none
+    quiet         while nothing is open: a place that another worker may go on from, and the memory for it
     """
 
     observations: tuple[Observation, ...] = ()
@@ -128,6 +140,7 @@ class Hypothesis:
     language: str | None = None
     language_confidence: float = 0.0
     memory: Memory | None = None
+    quiet: Quiet | None = None
 
 
 class Recognizer(Protocol):

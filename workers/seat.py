@@ -25,7 +25,7 @@ from wire.entries import (
 from wire.errors import EntryError
 from wire.messages import Silence, SpeechStarted, Turn, dump
 from wire.speech_models import MODELS, Family
-from workers.recognizer import Hypothesis, Observation, SlotOptions
+from workers.recognizer import Hypothesis, Observation, Quiet, SlotOptions
 from workers.turns import Effect, State, TurnRules, TurnTracker
 from workers.words import Word
 
@@ -39,6 +39,8 @@ REST_EVERY_MS, REST_MARGIN_MS = 10_000, 1_000
 LEAD_MS, LONGEST_LEAD_MS = 4_000, 10_000
 #: The same before silence, for the VAD alone.
 QUIET_LEAD_MS = 1_000
+#: Of the model's own places in silence (`Hypothesis.quiet`) so many are kept: one is behind the margin.
+QUIET_PLACES = 4
 #: Taking over begins at a whole multiple of this, so that chunks, and the VAD's hops in them, fall as they fell before.
 LEAD_GRAIN_MS = 64
 
@@ -80,6 +82,7 @@ class Seat:
         self._sequence = 0
         self._speech, self._pulse_ms = 0.0, self.origin_ms
         self._quiet_ms: int | None = None
+        self._quiet: deque[Quiet] = deque(maxlen=QUIET_PLACES)
 
     @staticmethod
     def ms(position: int) -> int:
@@ -101,6 +104,7 @@ class Seat:
             languages=codes if len(codes) > 1 else (),
             keyterms=tuple(params.get("keyterms_prompt", ())),
             memory=self._memory,
+            mode=str(params.get("mode") or ""),
         )
         if not self._is_u3:
             return options
@@ -169,6 +173,8 @@ class Seat:
     def heard(self, hypothesis: Hypothesis) -> Hypothesis:
         """What of the hypothesis is new: while the lead is heard again, nothing that was said before its end."""
         begin_ms, flushed_ms = self.leading_ms, hypothesis.flushed_ms
+        if hypothesis.quiet is not None:
+            self._quiet.append(hypothesis.quiet)
         if flushed_ms is not None and flushed_ms != begin_ms:
             self._memory = hypothesis.memory
         if begin_ms is None:
@@ -231,12 +237,19 @@ class Seat:
         at_ms = heard_ms - REST_MARGIN_MS
         if self.tracker.state is not State.LISTENING or at_ms - self._saved_ms < REST_EVERY_MS:
             return None
-        return Publication(self.lease, (), self.checkpoint(self.tracker.order, at_ms, at_ms - QUIET_LEAD_MS))
+        order = self.tracker.order
+        places = [place for place in self._quiet if self._saved_ms < place.at_ms <= at_ms]
+        if not places:
+            return Publication(self.lease, (), self.checkpoint(order, at_ms, at_ms - QUIET_LEAD_MS))
+        place = places[-1]
+        saved = self.checkpoint(order, place.at_ms, place.from_ms)
+        return Publication(self.lease, (), replace(saved, memory=place.memory))
 
     def checkpoint(self, turn_order: int, at_ms: int, from_ms: int) -> Checkpoint:
         """Everything before `at_ms` has been told; what comes after `from_ms` will be heard again, or a little more."""
         self._saved_ms, position = at_ms, at_ms * SAMPLE_RATE // 1000
         from_ms = max(self._origin_ms, min(from_ms, at_ms) // LEAD_GRAIN_MS * LEAD_GRAIN_MS)
+        self._origin_ms = from_ms  # what lies before is gone, and no later checkpoint may ask for it
         first = min(position, from_ms * SAMPLE_RATE // 1000)
         while self._marks and self._marks[0][0] <= first:
             _, entry_id, params = self._marks.popleft()

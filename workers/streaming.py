@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workers.features import HOP, WINDOW, StreamingLogMel
-from workers.models.fastconformer import SUBSAMPLING, FastConformer
+from workers.models.fastconformer import SUBSAMPLING, FastConformer, State
 
 #: Frames of one launch at most: bounds the memory of a step.
 MOST_FRAMES = 8192
@@ -29,9 +29,12 @@ class Labels:
 
 
 class Stepper:
-    """State of `slots` slots and the step over some of them. Not for two threads at a time."""
+    """State of `slots` slots, or one shared with steppers of other look-aheads, and the step over some of the slots.
 
-    def __init__(self, model: FastConformer, slots: int) -> None:
+    Not for two threads at a time.
+    """
+
+    def __init__(self, model: FastConformer, slots: int, state: State | None = None) -> None:
         self.model, self.slots = model, slots
         self.device = model.encoder_projector.weight.device
         self.frames = model.frames
@@ -41,7 +44,7 @@ class Stepper:
         #: Rounds of search in a step: more are rare, and cost a second round trip.
         self.rounds = self.frames + 4 + self.frames // 2
         self.widest = min(slots, max(1, MOST_FRAMES // self.frames))
-        self.state = model.state(slots)
+        self.state = model.state(slots) if state is None else state
         self._mel = StreamingLogMel(model.config.num_mel_bins, device=str(self.device))
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, torch.cuda.CUDAGraph]] = {}
         cuda, rows = self.device.type == "cuda", self.widest
@@ -61,9 +64,12 @@ class Stepper:
         return torch.zeros(*shape, device=self.device)
 
     @torch.inference_mode()
-    def reset(self, rows: NDArray[np.int64]) -> None:
-        """Start these slots over."""
-        self.model.reset(self.state, torch.from_numpy(rows).to(self.device))
+    def reset(self, rows: NDArray[np.int64], prompts: NDArray[np.int64] | None = None) -> None:
+        """Start these slots over, with these language prompts [B] where the model takes any."""
+        places = torch.from_numpy(rows).to(self.device)
+        self.model.reset(self.state, places)
+        if prompts is not None and self.model.config.num_prompts:
+            self.state.prompt[places] = torch.from_numpy(prompts).to(self.device)
 
     @torch.inference_mode()
     def step(self, rows: NDArray[np.int64], audio: NDArray[np.float32]) -> Labels:

@@ -7,6 +7,7 @@ Parameters are named as in the published checkpoints (transformers' `NemotronAsr
 `Nemotron3_5AsrForRNNT`), but for `fused`.
 """
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -310,13 +311,19 @@ class _Prompt(nn.Module):
         return found
 
 
+def _shape(config: FastConformerConfig, lookahead: int) -> tuple[int, int, int]:
+    """Frames of a chunk, of the past that it sees, and of the past with what fused attention wants."""
+    frames, left = lookahead + 1, config.left(lookahead)
+    return frames, left, -(-(left + frames) // ALIGNED) * ALIGNED - frames
+
+
 class FastConformer(nn.Module):
     """The network with one look-ahead. Call `ready` once the weights are loaded; use under `torch.inference_mode()`."""
 
     def __init__(self, config: FastConformerConfig, lookahead: int) -> None:
         super().__init__()
-        self.config, self.frames, self.left = config, lookahead + 1, config.left(lookahead)
-        self.past = -(-(self.left + self.frames) // ALIGNED) * ALIGNED - self.frames
+        self.config = config
+        self.frames, self.left, self.past = _shape(config, lookahead)
         self.encoder = _Encoder(config)
         self.encoder_projector = nn.Linear(config.hidden_size, config.decoder_hidden_size)
         self.decoder = _Predictor(config)
@@ -340,15 +347,22 @@ class FastConformer(nn.Module):
         self._start = self.decoder(blank, nothing, nothing)
         return self
 
-    def state(self, slots: int) -> State:
-        """State of so many slots, all new."""
+    def at(self, lookahead: int) -> Self:
+        """The same weights, and no copy of them, with another look-ahead. Raises ValueError for one that is none."""
+        other = copy.copy(self)
+        other.frames, other.left, other.past = _shape(self.config, lookahead)
+        return other.ready()
+
+    def state(self, slots: int, left: int = 0) -> State:
+        """State of so many slots, all new, with room for `left` frames of the past: networks of several look-aheads
+        may share one, a slot those of one look-ahead between two resets."""
         config, blank = self.config, self.encoder_projector.weight.new_zeros
         rows, layers = slots + 1, config.num_hidden_layers
         channels, bands = config.subsampling_conv_channels, self.encoder.subsampling.bands
         seen = torch.zeros(rows, dtype=torch.long, device=self.encoder_projector.weight.device)
         state = State(
             seen,
-            blank(layers, rows, self.left, 2, config.hidden_size),
+            blank(layers, rows, max(left, self.left), 2, config.hidden_size),
             blank(layers, rows, config.conv_kernel_size - 1, config.hidden_size),
             tuple(blank(rows, 1 if n == 0 else channels, 1, bands[n]) for n in range(STAGES)),
             blank(config.num_decoder_layers, rows, config.decoder_hidden_size),
