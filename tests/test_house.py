@@ -63,6 +63,7 @@ PURE = {
 }
 TENSORS = {
     "workers/biasing.py",
+    "workers/boosting.py",
     "workers/drafting.py",
     "workers/dummy.py",
     "workers/features.py",

@@ -6,7 +6,7 @@ write a space as U+2581 (Nemotron's).
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -63,6 +63,31 @@ def _with_fallback(text: str) -> bytes:
 
 def _written_in_bytes(text: str) -> bytes:
     return bytes(_BYTE_OF[sign] for sign in text) if all(sign in _BYTE_OF for sign in text) else text.encode()
+
+
+def speller(pieces: Sequence[bytes]) -> Callable[[str], list[int]]:
+    """Text -> tokens, for a vocabulary of any kind: as BPE joins them, or where that finds no way, the fewest that
+    spell it (a Unigram vocabulary has no pieces to join from). No token, if none do."""
+    encoder, known = Encoder(pieces), {piece: number for number, piece in enumerate(pieces) if piece}
+    longest = max(map(len, known), default=0)
+
+    def fewest(text: bytes) -> list[int]:
+        best: list[list[int] | None] = [[]]
+        for end in range(1, len(text) + 1):
+            ways = [
+                [*before, known[text[start:end]]]
+                for start in range(max(0, end - longest), end)
+                if (before := best[start]) is not None and text[start:end] in known
+            ]
+            best.append(min(ways, key=len, default=None))
+        return best[-1] or []
+
+    def spell(text: str) -> list[int]:
+        tokens = encoder.encode(text)
+        spelled = b"".join(pieces[token] for token in tokens)
+        return tokens if spelled == text.encode() else fewest(text.encode())
+
+    return spell
 
 
 class Encoder:

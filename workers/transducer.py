@@ -22,6 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers import tags
+from workers.biasing import Vocabulary
+from workers.boosting import Boost
+from workers.bpe import speller
 from workers.listening import Listener
 from workers.models.fastconformer import FastConformer
 from workers.recognizer import NO_FLUSH, Batch, Hypothesis, Memory, Observation, Quiet, SlotOptions, Spec
@@ -100,7 +103,10 @@ class Transducer:
         wanted = sorted({self.lookahead, *self._modes.values()})
         networks = [network if one == self.lookahead else network.at(one) for one in wanted]
         state = network.state(spec.slots, max(one.left for one in networks))
-        self.steppers = {one.frames - 1: Stepper(one, spec.slots, state) for one in networks}
+        self._boost = Boost(spec.slots, state.seen.device)
+        self.steppers = {one.frames - 1: Stepper(one, spec.slots, state, self._boost) for one in networks}
+        self._vocabulary = Vocabulary(pieces, speller(pieces), network.config.blank_token_id)
+        self._terms: list[tuple[str, ...]] = [()] * spec.slots
         self._tags = network.config.num_prompts > 0
         self._otherwise = network.config.default_prompt_id
         self._streams: list[Stream | None] = [None] * spec.slots
@@ -129,6 +135,9 @@ class Transducer:
         for slot in self._listener.accept(batch):
             self._streams[slot], self._done[slot], self._heard[slot] = None, 0, 0
             self._language[slot] = None, 0.0
+            self._prefer(slot, ())
+        for slot, options in batch.options.items():
+            self._prefer(slot, options.keyterms)
         observations = self._listener.listen(self._forget)
         news: dict[int, _News] = {}
         while due := self._due(news):
@@ -148,6 +157,12 @@ class Transducer:
         if not due or not silent or self._streams[slot] is not None or self._onset(slot) is not None:
             return None
         return self._listener.silence(slot, self._lead)
+
+    def _prefer(self, slot: int, terms: tuple[str, ...]) -> None:
+        """Key terms of a session, from its next chunk on."""
+        if terms != self._terms[slot]:
+            self._terms[slot] = terms
+            self._boost.set(slot, self._vocabulary.compile(terms))
 
     # ------------------------------------------------------------------------------------------------- streams
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from workers import checkpoints
-from workers.bpe import Encoder, pieces
+from workers.bpe import Encoder, pieces, speller
 
 SPECIAL = {"id": 5, "content": "<|end|>", "special": True}
 TIMESTAMP = {"id": 6, "content": "<|0.02|>", "special": False}
@@ -80,6 +80,14 @@ def test_a_fallbacks_bytes_spell_only_what_has_no_character() -> None:
     assert Encoder(vocabulary).encode("aé") == [7, 8]
     assert Encoder(vocabulary).encode(" aéa") == [5, 4]
     assert Encoder(vocabulary[:-1]).encode("é") == [2, 3]
+
+
+def test_pieces_of_which_none_can_be_joined_are_found_all_the_same() -> None:
+    vocabulary = [b"", b" ze", b"ro", b" s", b"even", b" se", b"ven", b" seven"]
+    assert speller(vocabulary)(" zero") == [1, 2]
+    assert speller(vocabulary)(" seven") == [7]
+    assert speller(vocabulary)(" eleven") == []
+    assert speller([b"a", b"b", b"ab"])("aba") == [2, 0]
 
 
 # --- the real vocabulary

@@ -11,7 +11,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 import torch.nn.functional as F
@@ -311,6 +311,16 @@ class _Prompt(nn.Module):
         return found
 
 
+class Chooser(Protocol):
+    """Chooses a label for each row, and is told what was said."""
+
+    def choose(self, logits: Tensor, blank: int) -> Tensor:
+        """Labels [B] of `logits` [B, V]."""
+
+    def advance(self, label: Tensor, said: Tensor) -> None:
+        """`label` [B] was said where `said` [B]."""
+
+
 def _shape(config: FastConformerConfig, lookahead: int) -> tuple[int, int, int]:
     """Frames of a chunk, of the past that it sees, and of the past with what fused attention wants."""
     frames, left = lookahead + 1, config.left(lookahead)
@@ -414,12 +424,20 @@ class FastConformer(nn.Module):
         )
 
     def search(
-        self, state: State, rows: Tensor, frames: Tensor, at: Tensor, said: Tensor, rounds: int
+        self,
+        state: State,
+        rows: Tensor,
+        frames: Tensor,
+        at: Tensor,
+        said: Tensor,
+        rounds: int,
+        chooser: "Chooser | None" = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Greedy search, all rows at once, `rounds` times: a label, or one frame on.
 
         frames [B, T, H] from `encode`; `at` [B]: the frame where each row stands, and `said` [B], labels said there,
-        both written; rows with `at` = T are through. -> labels [B, rounds] (-1: none), their frames and probabilities.
+        both written; rows with `at` = T are through. `chooser`: who chooses among labels instead of the model.
+        -> labels [B, rounds] (-1: none), their frames and the model's probabilities.
         """
         config, last = self.config, frames.shape[1] - 1
         hidden, cell, predicted = state.hidden[:, rows], state.cell[:, rows], state.predicted[rows]
@@ -429,10 +447,15 @@ class FastConformer(nn.Module):
             joined = F.relu(frames[every, at.clamp(max=last)] + predicted)
             logits = self.joint.head(joined).float()
             best, label = logits.max(-1)
+            if chooser is not None:
+                label = chooser.choose(logits, config.blank_token_id)
+                best = logits.gather(1, label[:, None])[:, 0]
             speaks = (label != config.blank_token_id) & (at <= last)
             labels.append(torch.where(speaks, label, -1))
             places.append(at.clone())
             odds.append((best - logits.logsumexp(-1)).exp())
+            if chooser is not None:
+                chooser.advance(label, speaks)
             new, new_hidden, new_cell = self.decoder(label, hidden, cell)
             mask = speaks[:, None]
             predicted = torch.where(mask, new, predicted)
