@@ -19,7 +19,8 @@ NO_FLUSH = -1
 
 @dataclass(frozen=True)
 class Spec:
-    """What a recognizer is. `hop_ms`: grain of observations; `languages`: codes of those it writes.
+    """What a recognizer is. `hop_ms`: grain of observations; `languages`: codes of those it writes; `state_bytes`:
+    memory of a session's state in the model.
 
     A slot takes part in a step with whole chunks of `chunk_samples`: one when all is well, up to `catch_up` of them
     when steps take longer than chunks. Without that, one long step after another would let audio pile up for ever.
@@ -33,6 +34,7 @@ class Spec:
     sample_rate: int = 16_000
     catch_up: int = 1
     languages: tuple[str, ...] = ()
+    state_bytes: int = 0
 
     @property
     def row_samples(self) -> int:

@@ -31,6 +31,8 @@ from workers.words import Word
 
 #: Entries read but not yet fed; more stay in Redis until there is room.
 CROWDED = 256
+#: Entries whose arrival is kept: more than are on their way at once.
+ARRIVALS = 1_024
 #: In silence a checkpoint is written this often, and this far behind what was heard: speech may just be setting in.
 REST_EVERY_MS, REST_MARGIN_MS = 10_000, 1_000
 
@@ -72,6 +74,7 @@ class Seat:
         self._marks: deque[tuple[int, bytes, Mapping[str, Any]]] = deque()
         # The last entry that is not needed any more, and the parameters by then.
         self._done: tuple[str, Mapping[str, Any]] = (saved.entry_id, saved.params)
+        self._arrivals: deque[tuple[int, float]] = deque(maxlen=ARRIVALS)  # position reached, when
         self._lead_fed = False
         self._early: list[Word] = []  # of the open turn, settled before the lead was
         self._saved_ms = self.ms(saved.position)
@@ -153,11 +156,18 @@ class Seat:
         entry_id, _ = self._queue.popleft()
         if isinstance(entry, AudioFrame):
             self.position = max(self.position, entry.end)
+            self._arrivals.append((self.position, int(entry_id.split(b"-")[0]) / 1000))
         elif entry.order is Order.CONFIGURE:
             self.params = entry.fields or {}
         elif entry.order is Order.TERMINATE:
             return  # needed to the end: whoever takes over after the last final has still to say DONE
         self._marks.append((self.position, entry_id, self.params))
+
+    def arrived_s(self, position: int) -> float | None:
+        """When the audio before `position` was in Redis, by its clock; None: it is not known. Ask in order."""
+        while len(self._arrivals) > 1 and self._arrivals[0][0] < position:
+            self._arrivals.popleft()
+        return self._arrivals[0][1] if self._arrivals else None
 
     def configure(self) -> list[Effect]:
         """The consumed configuration counts from here on."""

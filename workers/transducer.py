@@ -16,7 +16,7 @@ their length in the middle of speech; there the stream goes on.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,7 +94,7 @@ class Transducer:
         prompts: Mapping[str, int] | None = None,
         modes: bool = True,
     ) -> None:
-        self.spec, self.rules, self.behind = spec, rules or Rules(), False
+        self.rules, self.behind = rules or Rules(), False
         self._listener = Listener(spec, vad, self.rules.pause_ms)
         self._pieces, self._prompts = pieces, prompts or {}
         self._texts = [piece.decode(errors="replace") for piece in pieces]
@@ -103,6 +103,7 @@ class Transducer:
         wanted = sorted({self.lookahead, *self._modes.values()})
         networks = [network if one == self.lookahead else network.at(one) for one in wanted]
         state = network.state(spec.slots, max(one.left for one in networks))
+        self.spec = replace(spec, state_bytes=state.bytes_per_slot)
         self._boost = Boost(spec.slots, state.seen.device)
         self.steppers = {one.frames - 1: Stepper(one, spec.slots, state, self._boost) for one in networks}
         self._vocabulary = Vocabulary(pieces, speller(pieces), network.config.blank_token_id)
@@ -118,11 +119,6 @@ class Transducer:
     def _lead(self) -> int:
         """Samples that a stream may begin before the newest hop."""
         return self.rules.lead_ms * SAMPLES_PER_MS + HOP
-
-    @property
-    def bytes_per_slot(self) -> int:
-        """Memory of one session's state."""
-        return self.steppers[self.lookahead].state.bytes_per_slot
 
     def warm_up(self) -> None:
         """Every shape once; on CUDA, every graph is captured."""

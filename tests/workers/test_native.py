@@ -88,4 +88,4 @@ def test_another_architecture_is_refused() -> None:
         native.build(**{**parts, "config": {**parts["config"], "vocab_size": 5}}, **asked)
     with pytest.raises(ValueError, match="look-ahead 70"):
         native.build(**parts, **{**asked, "lookahead": 70})
-    assert native.build(**parts, **asked, precision="bfloat16").bytes_per_slot < 250_000
+    assert native.build(**parts, **asked, precision="bfloat16").spec.state_bytes < 250_000
