@@ -15,10 +15,10 @@ from cli.bench_worker import LATE_MS, SILENCE, endpoint
 FRAME_MS = 80
 METHOD = (
     "Real stack (Redis, worker, ingress as processes), one real WebSocket per session, 50 ms chunks in real time at "
-    "random phases, speech of the recordings with pauses. lag: from the arrival of a step's newest audio in Redis to what "
-    "the model told of it, by the worker's metrics; step: time of one step of the model, by sessions in it. A level holds "
-    "when p95 of lag is at most a chunk of the look-ahead, no session failed, and the generator's own p99 lateness is "
-    "below 50 ms."
+    "random phases, speech of the recordings with pauses. lag: from the arrival of a step's newest audio in Redis to "
+    "what the model told of it, by the worker's metrics; step: time of one step of the model, by sessions in it. A "
+    "level holds when p95 of lag is at most a chunk of the look-ahead, no session failed, and the generator's own p99 "
+    "lateness is below 50 ms."
 )
 
 

@@ -10,6 +10,10 @@
 --                                       checkpoint or '', first audio id to keep or '', then sequence, event, ...
 --     Events, checkpoint and trim in one go, only for the holder of the newest generation.
 --     Returns 1, or 0 when a newer holder exists, or -1 when the session is gone.
+-- op "append"                           KEYS: audio, once per entry    ARGV: op, log length, ttl s, then entry, 1 if the
+--                                       log is to live so long from now on (else 0), ...
+--     Entries of many sessions for the price of one command. Fails as a whole where Redis refuses one; what was appended
+--     before stays, and is appended again with the next try: positions tell.
 -- op "enter" | "stay"                  KEYS: places of an API key or the licence  ARGV: op, session, ttl ms, most sessions
 --     A session's place among those its key may have at once. "enter" is refused when they are taken, "stay" never is:
 --     a session that runs goes on, also after Redis came back empty. The server's clock alone decides which places
@@ -54,6 +58,14 @@ if op == "publish" then
   if checkpoint ~= "" then redis.call("HSET", state, "checkpoint", checkpoint) end
   if keep ~= "" then redis.call("XTRIM", audio, "MINID", keep) end
   return 1
+end
+
+if op == "append" then
+  for number, audio in ipairs(KEYS) do
+    redis.call("XADD", audio, "MAXLEN", "~", ARGV[2], "*", "e", ARGV[2 * number + 2])
+    if ARGV[2 * number + 3] == "1" then redis.call("EXPIRE", audio, ARGV[3]) end
+  end
+  return #KEYS
 end
 
 if op == "enter" or op == "stay" then

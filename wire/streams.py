@@ -233,15 +233,19 @@ class Bus:
 
     async def append(self, entries: Sequence[tuple[str, AudioEntry]]) -> None:
         """Append to the audio logs of any number of sessions, in order, in one round trip."""
-        pipeline = self._redis.pipeline(transaction=False)
+        keys: list[bytes] = []
+        arguments: list[Any] = ["append", AUDIO_LOG_ENTRIES, SESSION_TTL_S]
         for session, entry in entries:
-            key = self.keys.audio(session)
-            pipeline.xadd(key, {_ENTRY: pack_audio(entry)}, maxlen=AUDIO_LOG_ENTRIES)
-            if entry.position == 0 or not isinstance(entry, AudioFrame):
-                pipeline.expire(key, SESSION_TTL_S)  # a fresh log must not outlive an ingress that dies young
-        for result in await self._execute(pipeline):
-            if isinstance(result, RedisError):
-                raise BusUnavailable(f"Redis refused audio: {result}")
+            keys.append(self.keys.audio(session))
+            # A fresh log must not outlive an ingress that dies young.
+            lives = entry.position == 0 or not isinstance(entry, AudioFrame)
+            arguments += (pack_audio(entry), 1 if lives else 0)
+        if not keys:
+            return
+        try:
+            await self._run_script([(keys, arguments)])
+        except RedisError as error:
+            raise BusUnavailable(f"Redis refused audio: {error}") from error
 
     async def touch(self, sessions: Sequence[str]) -> list[str]:
         """Keep the sessions' keys alive for SESSION_TTL_S more; call every TOUCH_S.

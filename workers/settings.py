@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import AliasChoices, Field, field_validator
 
-from wire.service import ServiceSettings
+from wire.sealing import SealedSettings
 
 #: Begin of the references that mean random weights (`dummy.py`): there is nothing to fetch.
 DUMMY = "dummy:"
@@ -14,7 +14,7 @@ DUMMY = "dummy:"
 MODELS = {"english": "moonshine-tiny-en", "multilang": "whisper-base", "u3pro": "whisper-base"}
 
 
-class WorkerSettings(ServiceSettings):
+class WorkerSettings(SealedSettings):
     """One worker process: one pool, one model, so many slots."""
 
     worker: str = Field(
