@@ -13,7 +13,7 @@ profanity    masks strong words
 recorder     what is recorded of sessions: steps, decisions, when events were written
 recognizer   the contract between engine and models
 redecode     strategy: decode the open turn again, with a draft           (window, drafting: its parts)
-transducer   strategy: native transducers, every frame encoded once       (stream, streaming, tags: its parts)
+transducer   strategy: native transducers, every frame encoded once       (stream, streaming, tags, boosting: its parts)
 native       a recognizer of that kind, from a checkpoint or with random weights (dummy)
 listening    what every recognizer does first: audio by slot, where someone speaks
 biasing      key terms: their paths of tokens, weighed where they may be said

@@ -69,9 +69,9 @@ def _load(pool: str, settings: WorkerSettings) -> "tuple[Recognizer, str]":
     torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // 2))
     reference = settings.model_of(pool)
     try:
+        digest = "" if reference.startswith(DUMMY) else checkpoints.digest(reference)
         _, vad = checkpoints.load(checkpoints.locate(settings.vad))
         recognizer = _built(pool, reference, settings, vad)
-        digest = "" if reference.startswith(DUMMY) else checkpoints.digest(reference)
     except (checkpoints.CheckpointError, ValueError, KeyError, RuntimeError) as error:
         raise WeightsError(f"{reference}: {error}") from error
     recognizer.warm_up()

@@ -159,6 +159,22 @@ def test_sessions_of_each_mode_beside_each_other_hear_as_deployments_of_its_look
     assert lookaheads(6) == {"min_latency": 1, "balanced": 6, "max_accuracy": 13}
 
 
+@needed
+def test_key_terms_mend_what_is_no_word_and_leave_other_sessions_alone() -> None:
+    said = digits.strings(40, seed=9)
+    clips = {f"{kind} {n}": one.audio for kind in ("terms", "none") for n, one in enumerate(said)}
+    options = {name: SlotOptions(keyterms=digits.NAMES) for name in clips if name.startswith("terms")}
+    mixed = told(digits.recognizer(1, len(clips)), clips, options=options, rules=PATIENT)
+    heard = {kind: [mixed[f"{kind} {n}"].text for n in range(len(said))] for kind in ("terms", "none")}
+    strange = {
+        kind: [word for text in texts for word in text.split() if word not in digits.NAMES]
+        for kind, texts in heard.items()
+    }
+    assert len(strange["none"]) > 2
+    assert strange["terms"] == []
+    assert errors(said, heard["terms"]) <= errors(said, heard["none"])
+
+
 # --------------------------------------------------------------------------------------------------------------
 # company, pace, flushes, resets
 
