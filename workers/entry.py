@@ -69,7 +69,10 @@ def _load(pool: str, settings: WorkerSettings) -> "tuple[Recognizer, str]":
     torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // 2))
     reference = settings.model_of(pool)
     try:
-        digest = "" if reference.startswith(DUMMY) else checkpoints.digest(reference)
+        digest = ""
+        if not reference.startswith(DUMMY):
+            checkpoints.locate(reference)  # missing: told before anything is read
+            digest = checkpoints.digest(reference)
         _, vad = checkpoints.load(checkpoints.locate(settings.vad))
         recognizer = _built(pool, reference, settings, vad)
     except (checkpoints.CheckpointError, ValueError, KeyError, RuntimeError) as error:
