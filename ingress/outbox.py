@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ingress.keeper import Keeper
 from wire import metrics
 from wire.entries import AudioEntry, AudioFrame, Control, Offer, Order, pack_audio
 from wire.errors import BusUnavailable
@@ -26,12 +27,13 @@ RETRY_S = 0.25
 class Outbox:
     """`append`, `withdraw`, `forget`, `free` return at once; `run` for the node's life, and `flush` once after it."""
 
-    def __init__(self, bus: Bus, tick_ms: int) -> None:
+    def __init__(self, bus: Bus, tick_ms: int, keeper: Keeper | None = None) -> None:
         #: What waits here, orders included; it is for the caller to bound it.
         self.pending_bytes = 0
         #: When Redis first failed to take what waits, by the clock of the loop; None while it takes it.
         self.stuck_since: float | None = None
         self._bus = bus
+        self._keeper = keeper
         self._tick_s = tick_ms / 1000
         self._work = asyncio.Event()
         self._pending: deque[_Item] = deque()
@@ -56,6 +58,15 @@ class Outbox:
             self._pending.append(item)
             self.pending_bytes += size
         self._work.set()
+
+    def mark(self, session: str) -> None:
+        """Something happened to the session: if it is one that is kept, that is to be written."""
+        if self._keeper is not None and self._keeper.mark(session):
+            self._work.set()
+
+    def moved(self, session: str) -> None:
+        """The session goes on on another node: what is not written yet is that one's to write."""
+        self._drop(session, even_its_end=True)
 
     def withdraw(self, offer: Offer, offer_id: bytes) -> None:
         """Nobody took the offer: take it back, with the audio appended by then. Append nothing for it after this."""
@@ -102,11 +113,12 @@ class Outbox:
         withdrawn, forgotten = len(self._withdrawn), len(self._forgotten)
         try:
             await self._append_pending()
+            if self._keeper is not None:
+                await self._keeper.write(self._keeper.rest())
             for _ in range(withdrawn):
                 await self._bus.withdraw(*self._withdrawn[0])
                 self._withdrawn.popleft()
-            if forgotten:
-                await self._bus.forget([self._forgotten[number] for number in range(forgotten)])
+            await self._forget([self._forgotten[number] for number in range(forgotten)])
             for _ in range(forgotten):
                 self._forgotten.popleft()
             while self._freed:
@@ -129,14 +141,36 @@ class Outbox:
                 left -= 1
             try:
                 with metrics.APPEND_SECONDS.time():
-                    await self._bus.append([(item.session, item.entry) for item in items])
+                    await self._append(items)
             except BaseException:  # cancelled as well: the flush at the node's end goes on from here
                 self._pending.extendleft(reversed(items))
                 raise
             self.pending_bytes -= sum(item.size for item in items)
 
-    def _drop(self, session: str) -> None:
-        kept = [item for item in self._pending if item.session != session or item.is_end]
+    async def _append(self, items: "list[_Item]") -> None:
+        entries = [(item.session, item.entry) for item in items]
+        keeper = self._keeper
+        if keeper is None:
+            await self._bus.append(entries)
+            return
+        keepings = keeper.keepings(entries, {item.session for item in self._pending})
+        theirs = {keeping.session for keeping in keepings}
+        if others := [entry for entry in entries if entry[0] not in theirs]:
+            await self._bus.append(others)
+        await keeper.write(keepings)
+
+    async def _forget(self, sessions: list[str]) -> None:
+        keeper = self._keeper
+        if others := [session for session in sessions if keeper is None or session not in keeper]:
+            await self._bus.forget(others)
+        for session in sessions:
+            if keeper is not None and session not in others:
+                await keeper.release(session)
+
+    def _drop(self, session: str, even_its_end: bool = False) -> None:
+        kept = [
+            item for item in self._pending if item.session != session or (item.is_end and not even_its_end)
+        ]
         self.pending_bytes -= sum(item.size for item in self._pending) - sum(item.size for item in kept)
         self._pending = deque(kept)
         self._last.pop(session, None)

@@ -9,7 +9,7 @@
 -- op "publish"                          KEYS: events, state, audio      ARGV: op, generation, ttl ms, log length,
 --                                       checkpoint or '', first audio id to keep or '', then sequence, event, ...
 --     Events, checkpoint and trim in one go, only for the holder of the newest generation.
---     Returns 1, or 0 when a newer holder exists, or -1 when the session is gone.
+--     Returns the session's ingress, or 0 when a newer holder exists, or -1 when the session is gone.
 -- op "append"                           KEYS: audio, once per entry    ARGV: op, log length, ttl s, then entry, 1 if the
 --                                       log is to live so long from now on (else 0), ...
 --     Entries of many sessions for the price of one command. Fails as a whole where Redis refuses one; what was appended
@@ -18,7 +18,23 @@
 --     A session's place among those its key may have at once. "enter" is refused when they are taken, "stay" never is:
 --     a session that runs goes on, also after Redis came back empty. The server's clock alone decides which places
 --     are over, so that nodes with clocks of their own agree. Returns 1, or 0 when refused.
+-- op "keep"                             KEYS: resume, audio, told       ARGV: op, moves, ttl ms, node, who or '',
+--                                       place or '', log lengths (audio, told), number of entries, (id, entry)...,
+--                                       (number, text)...
+--     What a node has taken from the client and told it, and its place by then, in one go, and only by the node that
+--     the session is on: each move to another one raises `moves`. Returns 1, 0 when the session has moved on, or 2
+--     when Redis has lost `who` and needs it again.
+-- op "move"                             KEYS: resume, state             ARGV: op, moves, ttl ms, node
+--     The session goes on on this node, if it has not moved since `moves` was read; its worker's events go there from now
+--     on. Returns {place, the node before}, or 0.
+-- op "release"                          KEYS: resume, state, audio, events  ARGV: op, moves, ttl ms
+--     The session is over: its keys go soon, unless it has moved on. Returns 1, or 0.
 local op = ARGV[1]
+
+-- Never sooner than it would have anyway.
+local function outlive(key, ttl)
+  if redis.call("PTTL", key) < tonumber(ttl) then redis.call("PEXPIRE", key, ttl) end
+end
 
 if op == "renew" or op == "settle" or op == "give_back" then
   local stream, group, worker, id = KEYS[1], ARGV[2], ARGV[3], ARGV[4]
@@ -40,7 +56,7 @@ if op == "take" then
   local offer = redis.call("HGET", KEYS[1], "offer")
   if not offer then return nil end
   local generation = redis.call("HINCRBY", KEYS[1], "generation", 1)
-  redis.call("PEXPIRE", KEYS[1], ARGV[2])
+  outlive(KEYS[1], ARGV[2])
   return {offer, generation, redis.call("HGET", KEYS[1], "checkpoint") or ""}
 end
 
@@ -54,9 +70,49 @@ if op == "publish" then
     -- Refused as "equal or smaller" when the holder publishes again because its first answer was lost: it is there.
     redis.pcall("XADD", events, "MAXLEN", "~", length, generation .. "-" .. ARGV[index], "e", ARGV[index + 1])
   end
-  if #ARGV > 7 then redis.call("PEXPIRE", events, ttl) end
+  if #ARGV > 7 then outlive(events, ttl) end
   if checkpoint ~= "" then redis.call("HSET", state, "checkpoint", checkpoint) end
   if keep ~= "" then redis.call("XTRIM", audio, "MINID", keep) end
+  return redis.call("HGET", state, "ingress") or ""
+end
+
+if op == "keep" then
+  local resume, audio, told = KEYS[1], KEYS[2], KEYS[3]
+  local moves, ttl, who, place, entries = ARGV[2], ARGV[3], ARGV[5], ARGV[6], tonumber(ARGV[9])
+  local newest = redis.call("HGET", resume, "moves")
+  if newest and newest ~= moves then return 0 end
+  redis.call("HSET", resume, "moves", moves, "node", ARGV[4])
+  if who ~= "" then redis.call("HSET", resume, "who", who) end
+  if place ~= "" then redis.call("HSET", resume, "place", place) end
+  local first_text = 10 + 2 * entries
+  for index = 10, first_text - 1, 2 do
+    redis.call("XADD", audio, "MAXLEN", "~", ARGV[7], ARGV[index], "e", ARGV[index + 1])
+  end
+  for index = first_text, #ARGV, 2 do
+    -- Refused as "equal or smaller" when it was written before and the answer was lost.
+    redis.pcall("XADD", told, "MAXLEN", "~", ARGV[8], ARGV[index] .. "-0", "e", ARGV[index + 1])
+  end
+  for _, key in ipairs(KEYS) do outlive(key, ttl) end
+  return redis.call("HEXISTS", resume, "who") == 1 and 1 or 2
+end
+
+if op == "move" then
+  local resume, state, moves = KEYS[1], KEYS[2], redis.call("HGET", KEYS[1], "moves")
+  if moves ~= ARGV[2] then return 0 end
+  local node = redis.call("HGET", resume, "node") or ""
+  redis.call("HSET", resume, "moves", moves + 1, "node", ARGV[4])
+  outlive(resume, ARGV[3])
+  if redis.call("EXISTS", state) == 1 then
+    redis.call("HSET", state, "ingress", ARGV[4])
+    outlive(state, ARGV[3])
+  end
+  return {redis.call("HGET", resume, "place") or "", node}
+end
+
+if op == "release" then
+  local newest = redis.call("HGET", KEYS[1], "moves")
+  if newest and newest ~= ARGV[2] then return 0 end
+  for index = 2, #KEYS do redis.call("PEXPIRE", KEYS[index], ARGV[3]) end
   return 1
 end
 

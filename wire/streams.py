@@ -171,6 +171,13 @@ class Bus:
                 results[place] = None
         return results
 
+    async def run_leases(self, calls: Sequence[tuple[Sequence[bytes], Sequence[Any]]]) -> list[Any]:
+        """`leases.lua` once per call, for `wire/moves.py`. Any error of Redis is BusUnavailable."""
+        try:
+            return await self._run_script(calls)
+        except RedisError as error:
+            raise BusUnavailable(f"Redis refused a command: {error}") from error
+
     async def _execute(self, pipeline: Any) -> list[Any]:
         """Run a pipeline; errors of single commands come back as values."""
         with _reaching_redis():
@@ -437,8 +444,8 @@ class Bus:
         results = await self._run_script([self._publish_call(item) for item in publications])
         inboxes: dict[str, list[bytes]] = {}
         for publication, result in zip(publications, results, strict=True):
-            if result == 1:
-                inbox = inboxes.setdefault(publication.lease.offer.ingress, [])
+            if isinstance(result, bytes):  # where the session is now: it may have moved to another node
+                inbox = inboxes.setdefault(result.decode() or publication.lease.offer.ingress, [])
                 inbox.extend(pack_event(event) for event in publication.events)
         pipeline = self._redis.pipeline(transaction=False)
         for instance, events in inboxes.items():
@@ -448,7 +455,7 @@ class Bus:
                 pipeline.xadd(key, numbered, maxlen=INBOX_ENTRIES)
                 pipeline.expire(key, INBOX_TTL_S)
         await self._execute(pipeline)
-        return [item.lease for item, result in zip(publications, results, strict=True) if result != 1]
+        return [item.lease for item, result in zip(publications, results, strict=True) if result in (0, -1)]
 
     def _publish_call(self, publication: Publication) -> tuple[Sequence[bytes], Sequence[Any]]:
         session, saved = publication.lease.session, publication.checkpoint

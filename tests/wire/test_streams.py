@@ -710,6 +710,7 @@ LEASE = Lease(b"1-0", offer_of("s"), 1, None)
 CALLS: dict[str, Callable[[Bus], Any]] = {
     "ping": lambda bus: bus.ping(),
     "execute": lambda bus: bus.execute(lambda pipe: pipe.ping()),
+    "run_leases": lambda bus: bus.run_leases([((b"resume", b"state"), ("move", 0, 1000, "node"))]),
     "offer": lambda bus: bus.offer(offer_of("s")),
     "offer_all": lambda bus: bus.offer_all([offer_of("s"), offer_of("t")]),
     "withdraw": lambda bus: bus.withdraw(offer_of("s"), b"1-0"),
