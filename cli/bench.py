@@ -65,9 +65,10 @@ def accuracy(
 
 @app.command(
     epilog="[bold]Examples[/]\n  [cyan]steno bench worker --sessions 4,8,12 --seconds 60[/]\n"
-    "  [cyan]steno bench worker --pool multilang --sessions 1,2,4[/]"
+    "  [cyan]steno bench worker --pool multilang --sessions 1,2,4[/]\n"
+    "  [cyan]steno bench worker --model dummy:nemotron-en --lookahead 0 --sessions 120,240,480[/]"
 )
-def worker(
+def worker(  # noqa: PLR0913 each is an option of the command
     pool: OfPool = "english",
     *,
     sessions: Annotated[str, typer.Option(metavar="N,...", help="Levels to try.")] = "1,2,4,8,12,16",
@@ -75,11 +76,21 @@ def worker(
     workers: Annotated[
         int, typer.Option(min=1, max=64, show_default="one per core", help="Worker processes.")
     ] = os.cpu_count() or 1,
+    model: Annotated[
+        str, typer.Option(metavar="MODEL", help="A native transducer: a folder, or dummy:nemotron-en.")
+    ] = "",
+    lookahead: Annotated[int, typer.Option(min=0, max=69, help="Of a native transducer, in frames.")] = 6,
     as_json: AsJson = False,
     out: Out = RESULTS,
     quick: Quick = False,
 ) -> None:
-    """How many live sessions of a pool this machine holds."""
+    """How many live sessions of a pool this machine holds.
+
+    With --model one worker serves a native transducer, and a level is judged by the lag of its steps.
+    """
+    if model:
+        _native(model, lookahead, pool, sessions, seconds, as_json, out, quick)
+        return
     from cli import bench_picture, bench_pools, bench_worker
 
     bench = bench_pools.of(pool)
@@ -118,6 +129,46 @@ def worker(
     )
     if max(level["cores"]["others"] for level in result["levels"]) > bench_worker.BUSY_CORES:
         _say("[yellow]other programs used this machine meanwhile: the figures tell of them too[/]")
+
+
+def _native(
+    model: str,
+    lookahead: int,
+    pool: str,
+    sessions: str,
+    seconds: float,
+    as_json: bool,
+    out: Path,
+    quick: bool,
+) -> None:
+    from cli import bench_native, bench_picture
+
+    counts = _counts("1,2" if quick else sessions)
+    with _measuring(as_json, [pool]) as tell:
+        measured = bench_native.run(model, lookahead, counts, 15 if quick else seconds, tell, pool)
+        result = _result(f"native-{lookahead}", measured, quick)
+    chunk_ms = result["settings"]["chunk_ms"]
+    told = {
+        f"{level['sessions']} sessions: lag": [ms for ms in (level["lag_p50_ms"], level["lag_p95_ms"]) if ms]
+        for level in result["levels"]
+    }
+    lines = dict.fromkeys(told, chunk_ms)
+    _write(result, out, lambda path: bench_picture.delays(told, lines, _title(result), path))
+    rows = [
+        (
+            level["sessions"],
+            level["lag_p50_ms"],
+            level["lag_p95_ms"],
+            ", ".join(f"{name}: {one['p50_ms']}/{one['p95_ms']}" for name, one in level["steps"].items()),
+            level["state_mb"],
+            "yes" if level["holds"] else ", ".join(level["falls_short"]),
+        )
+        for level in result["levels"]
+    ]
+    header = ("sessions", "lag p50", "p95", "step p50/p95 by sessions in it", "state, MB", "holds")
+    _print(result, header, rows, as_json)
+    if not as_json:
+        _say(f"holds [bold]{result['holds']}[/] live sessions: p95 of lag at most a chunk of {chunk_ms} ms")
 
 
 @app.command(epilog="[bold]Examples[/]\n  [cyan]steno bench latency --repeats 5[/]")

@@ -7,6 +7,7 @@ Exit codes: 0 well, 1 failed, 2 wrong usage or settings, 3 weights are missing, 
 run on, 75 a server of the vendor's was away for too long (start again); 130 on Ctrl-C.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -326,7 +327,12 @@ def _pools() -> list[str]:
 
 @app.command(
     rich_help_panel=SERVERS,
-    epilog=_example("steno worker english", "SLOTS=8 REDIS_URL=redis://10.0.0.5:6379/0 steno worker english"),
+    epilog=_example(
+        "steno worker english",
+        "SLOTS=8 REDIS_URL=redis://10.0.0.5:6379/0 steno worker english",
+        "steno worker english --model ./nemotron-speech-streaming-en-0.6b --lookahead 6",
+        "SLOTS=480 steno worker english --model dummy:nemotron-en --lookahead 0",
+    ),
 )
 def worker(
     pool: Annotated[
@@ -334,11 +340,19 @@ def worker(
         typer.Argument(metavar="POOL", help="Which models to serve, such as english.", autocompletion=_pools),
     ],
     settings: ShowSettings = False,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Weights: a name, a folder, a Hub id, dummy:...; else MODEL's."),
+    ] = None,
+    lookahead: Annotated[
+        int | None,
+        typer.Option(metavar="FRAMES", help="Of a native transducer: 0, 1, 3, 6, 13; else LOOKAHEAD's."),
+    ] = None,
     with_parent: WithParent = False,
 ) -> None:
     """Run one worker of a pool: it takes sessions and recognises their speech.
 
-    Run as many as you have machines for. Configured by environment variables only.
+    Run as many as you have machines for. All else is configured by environment variables: see --settings.
     """
     from cli.up import check_pools
     from workers.settings import WorkerSettings
@@ -350,6 +364,8 @@ def worker(
     from workers.entry import serve
 
     _watch_parent(with_parent)
+    given = {"MODEL": model, "LOOKAHEAD": None if lookahead is None else str(lookahead)}
+    os.environ.update({name: value for name, value in given.items() if value is not None})
     loaded = service.load(WorkerSettings)
     service.configure_logging(loaded.logging_level, loaded.use_structured_logging)
     with service.Probe(loaded.probe_host, loaded.probe_port, f"worker {pool}") as probe:

@@ -20,6 +20,14 @@ from rich.table import Table
 from wire.errors import SettingsError, WeightsError
 from workers import checkpoints, wheels
 
+#: What MODEL may name beside the table.
+OTHERS = (
+    "\nMODEL may also name a folder or a Hub id with weights of the same kinds, or Nemotron's streaming transducers:\n"
+    "  nvidia/nemotron-speech-streaming-en-0.6b    english\n"
+    "  nvidia/nemotron-3.5-asr-streaming-0.6b      multilang\n"
+    "  dummy:nemotron-en, dummy:nemotron-multi     their shapes with random weights, for capacity tests"
+)
+
 
 def show(console: Console) -> None:
     """A table of every embedded model, and where the cache is."""
@@ -36,6 +44,7 @@ def show(console: Console) -> None:
             decimal(model.size) if there else "[dim]not fetched[/]",
         )
     console.print(table)
+    console.print(OTHERS, highlight=False, soft_wrap=True)
     folder = wheels.cache_dir() / "models"
     console.print(
         f"\n[dim]cached in[/] {folder} [dim](STENO_CACHE moves it)[/]", highlight=False, soft_wrap=True

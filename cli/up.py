@@ -28,7 +28,7 @@ from console.settings import ConsoleSettings, url
 from wire import service
 from wire.errors import SettingsError, StackError
 from workers.entry import POOLS
-from workers.settings import WorkerSettings
+from workers.settings import DUMMY, WorkerSettings
 
 DEFAULT_PORT = 8080
 LOCAL_HOST = "127.0.0.1"
@@ -258,7 +258,8 @@ def run(
 def fetch_weights(console: Console, with_redis: bool = True, pools: Sequence[str] = ("english",)) -> None:
     """What a stack needs, fetched where it is missing. Raises WeightsError, RedisServerError, SettingsError."""
     settings = service.load(WorkerSettings)
-    models.fetch([*dict.fromkeys(map(settings.model_of, pools)), settings.vad], console)
+    wanted = [name for name in map(settings.model_of, pools) if not name.startswith(DUMMY)]
+    models.fetch([*dict.fromkeys(wanted), settings.vad], console)
     if with_redis:
         with models.progress_bar("redis-server", console) as progress:
             redis_server.find(progress)

@@ -21,9 +21,30 @@ REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)  # memory, processor time, open files (Linux only)
 
 # Bounds in seconds. The first is for round trips to Redis and the like, the second for work on a model, the third
-# for what a person who speaks has to wait.
+# holds the lengths of models' chunks, the fourth is for what a person who speaks has to wait.
 _ROUND_TRIP_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)
 _COMPUTE_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.2, 0.4, 0.8, 2)
+_LAG_S = (
+    0.01,
+    0.02,
+    0.03,
+    0.04,
+    0.06,
+    0.08,
+    0.1,
+    0.13,
+    0.16,
+    0.2,
+    0.24,
+    0.32,
+    0.4,
+    0.56,
+    0.8,
+    1.12,
+    1.5,
+    2,
+    4,
+)
 _WAIT_S = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10)
 
 
@@ -72,6 +93,12 @@ SLOTS_USED = _gauge("slots_used", "Sessions this worker holds now.", "pool")
 STEP_SECONDS = _histogram(
     "step_seconds", "Time of one step of the model, by number of active slots.", _COMPUTE_S, "occupancy"
 )
+NEWS_LAG_SECONDS = _histogram(
+    "news_lag_seconds",
+    "Time from a step's newest audio (Redis's clock) to what the model told of it.",
+    _LAG_S,
+)
+STATE_BYTES = _gauge("state_bytes", "Memory of one session's state in the model, in bytes; 0: it keeps none.")
 BACKLOG_SECONDS = _gauge(
     "backlog_seconds", "Audio appended and not yet stepped, worst session, in seconds of audio."
 )

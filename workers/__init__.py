@@ -14,6 +14,9 @@ profanity    masks strong words
 recorder     what is recorded of sessions: steps, decisions, when events were written
 recognizer   the contract between engine and models
 redecode     strategy: decode the open turn again, with a draft           (window, drafting: its parts)
+transducer   strategy: native transducers, every frame encoded once       (stream, streaming, tags, boosting: its parts)
+native       a recognizer of that kind, from a checkpoint or with random weights (dummy)
+listening    what every recognizer does first: audio by slot, where someone speaks
 biasing      key terms: their paths of tokens, weighed where they may be said
 memory       what a slot keeps of its past for whoever takes over
 language     which language a turn is in

@@ -1,11 +1,12 @@
-"""Vocabularies of byte pairs: what each token spells, and the tokens that spell a text.
+"""Vocabularies: what each token spells, and the tokens that spell a text.
 
-Two kinds are read, as `tokenizer.json` writes them: BPE over characters that falls back to single bytes (Moonshine's,
-Llama's), and BPE over bytes written as characters (GPT-2's, Whisper's).
+Three kinds are read, as `tokenizer.json` writes them: BPE over characters that falls back to single bytes (Moonshine's,
+Llama's), BPE over bytes written as characters (GPT-2's, Whisper's), and SentencePiece's, Unigram or BPE, whose pieces
+write a space as U+2581 (Nemotron's).
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +19,8 @@ _BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + n): byte for n,
 _CHUNK = re.compile(r"'(?:[sdmt]|ll|ve|re)| ?[^\W\d_]+| ?\d+| ?(?:[^\s\w]|_)+|\s+(?!\S)|\s+")
 #: `<|en|>`, `<|0.00|>`: never text, even where a tokenizer does not mark it as special.
 _CONTROL = re.compile(r"<\|.*\|>")
+#: `<fr-FR>` tells a language, special or not (`tags.py` takes it out of the text).
+_LANGUAGE = re.compile(r"<[a-z]{2,3}-[A-Za-z]{2,4}>")
 
 
 def pieces(tokenizer: Mapping[str, Any]) -> list[bytes]:
@@ -28,15 +31,28 @@ def pieces(tokenizer: Mapping[str, Any]) -> list[bytes]:
     Raises ValueError for a tokenizer of neither kind.
     """
     model = tokenizer["model"]
-    over_bytes = (tokenizer.get("decoder") or {}).get("type") == "ByteLevel"
-    if model.get("type") != "BPE" or not (over_bytes or model.get("byte_fallback")):
-        raise ValueError("neither BPE over bytes nor BPE with byte fallback")
+    decoder = tokenizer.get("decoder") or {}
+    over_bytes = decoder.get("type") == "ByteLevel"
+    if not (over_bytes or model.get("byte_fallback") or _by_spaces(decoder)):
+        raise ValueError("neither BPE over bytes, nor with byte fallback, nor pieces that mark spaces")
+    if model.get("type") not in ("BPE", "Unigram"):
+        raise ValueError(f"a vocabulary of kind {model.get('type')}, which is neither BPE nor Unigram")
     piece = _written_in_bytes if over_bytes else _with_fallback
-    found = {number: piece(text) for text, number in model["vocab"].items()}
+    vocabulary = model["vocab"]
+    if model["type"] == "Unigram":  # a list of pieces with their scores
+        vocabulary = {text: number for number, (text, _) in enumerate(vocabulary)}
+    found = {number: piece(text) for text, number in vocabulary.items()}
     for token in tokenizer.get("added_tokens", []):
-        silent = token["special"] or _CONTROL.fullmatch(token["content"])
+        silent = token["special"] and not _LANGUAGE.fullmatch(token["content"])
+        silent = silent or _CONTROL.fullmatch(token["content"])
         found[token["id"]] = b"" if silent else piece(token["content"])
     return [found.get(number, b"") for number in range(max(found) + 1)]
+
+
+def _by_spaces(decoder: Mapping[str, Any]) -> bool:
+    """Whether U+2581 stands for a space, in this decoder or one of its parts."""
+    replaces = decoder.get("type") == "Replace" and decoder.get("pattern") == {"String": "\u2581"}
+    return replaces or decoder.get("type") == "Metaspace" or any(map(_by_spaces, decoder.get("decoders", ())))
 
 
 def _with_fallback(text: str) -> bytes:
@@ -47,6 +63,31 @@ def _with_fallback(text: str) -> bytes:
 
 def _written_in_bytes(text: str) -> bytes:
     return bytes(_BYTE_OF[sign] for sign in text) if all(sign in _BYTE_OF for sign in text) else text.encode()
+
+
+def speller(pieces: Sequence[bytes]) -> Callable[[str], list[int]]:
+    """Text -> tokens, for a vocabulary of any kind: as BPE joins them, or where that finds no way, the fewest that
+    spell it (a Unigram vocabulary has no pieces to join from). No token, if none do."""
+    encoder, known = Encoder(pieces), {piece: number for number, piece in enumerate(pieces) if piece}
+    longest = max(map(len, known), default=0)
+
+    def fewest(text: bytes) -> list[int]:
+        best: list[list[int] | None] = [[]]
+        for end in range(1, len(text) + 1):
+            ways = [
+                [*before, known[text[start:end]]]
+                for start in range(max(0, end - longest), end)
+                if (before := best[start]) is not None and text[start:end] in known
+            ]
+            best.append(min(ways, key=len, default=None))
+        return best[-1] or []
+
+    def spell(text: str) -> list[int]:
+        tokens = encoder.encode(text)
+        spelled = b"".join(pieces[token] for token in tokens)
+        return tokens if spelled == text.encode() else fewest(text.encode())
+
+    return spell
 
 
 class Encoder:

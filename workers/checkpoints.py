@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # of a checkpoint in several files
 HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
-HUB_FILES = ("config.json", "tokenizer.json", "generation_config.json", "*.safetensors", INDEX, "LICENSE*")
+#: Beside the configuration: what a model's authors set for its decoding, or its processor.
+BESIDE = ("generation_config.json", "processor_config.json")
+HUB_FILES = ("config.json", "tokenizer.json", *BESIDE, "*.safetensors", INDEX, "LICENSE*")
 
 log = logging.getLogger(__name__)
 
@@ -273,7 +275,7 @@ def remove(name: str) -> int:
 def load(folder: Path) -> "tuple[dict[str, Any], dict[str, Tensor]]":
     """A folder's configuration and state dict, on the CPU. Raises `CheckpointError`.
 
-    What only `generation_config.json` tells (which tokens are languages, for one) is part of the configuration.
+    What only the files BESIDE tell (which tokens, or prompts, are languages) is part of the configuration.
     """
     _checked(folder)
     # Not at the top: it brings torch, which takes seconds, and the desk only lists and fetches.
@@ -287,8 +289,9 @@ def load(folder: Path) -> "tuple[dict[str, Any], dict[str, Tensor]]":
             raise CheckpointError(f"{folder / INDEX} names {name}, which lies outside its folder")
         state |= read(folder / name)
     config = json.loads((folder / "config.json").read_text())
-    if (generation := folder / "generation_config.json").is_file():
-        config = json.loads(generation.read_text()) | config
+    for name in BESIDE:
+        if (more := folder / name).is_file():
+            config = json.loads(more.read_text()) | config
     return config, state
 
 

@@ -21,14 +21,37 @@ LABELS = 0.4
 ROWS, PASSES = 16, 4
 
 
+def is_dummy(reference: str) -> bool:
+    """Whether a model reference asks for random weights."""
+    return reference.startswith(PREFIX)
+
+
+def check(reference: str) -> None:
+    """Raises ValueError for a name that is none."""
+    if not is_dummy(reference) or reference.removeprefix(PREFIX) not in SHAPES:
+        raise ValueError(
+            f"no shapes called {reference}; there are: {', '.join(PREFIX + name for name in SHAPES)}"
+        )
+
+
+def pieces(config: FastConformerConfig) -> list[bytes]:
+    """A vocabulary of syllables, every third one at the begin of a word."""
+    syllables = [first + vowel for vowel in "aeiou" for first in "bdfgklmnprstvz"]
+    spelled = [
+        (" " if number % 3 == 0 else "") + syllables[number % len(syllables)]
+        for number in range(config.vocab_size)
+    ]
+    spelled[config.blank_token_id] = ""
+    return [text.encode() for text in spelled]
+
+
 @torch.inference_mode()
 def build(
     name: str, lookahead: int, device: str = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> FastConformer:
     """`name` like `dummy:nemotron-en`. Raises ValueError for a name that is none."""
-    config = SHAPES.get(name.removeprefix(PREFIX))
-    if config is None or not name.startswith(PREFIX):
-        raise ValueError(f"no shapes called {name}; there are: {', '.join(PREFIX + name for name in SHAPES)}")
+    check(name)
+    config = SHAPES[name.removeprefix(PREFIX)]
     torch.manual_seed(seed)
     with torch.device(device):
         model = FastConformer(config, lookahead).to(dtype).eval().ready()

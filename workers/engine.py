@@ -232,6 +232,7 @@ class Engine:
     async def _reporting(self) -> None:
         labels = self._pool.name
         metrics.SLOTS.labels(labels).set(self._recognizer.spec.slots)
+        metrics.STATE_BYTES.set(self._recognizer.spec.state_bytes)
         while True:
             try:
                 await self._report()
@@ -335,6 +336,8 @@ class Engine:
         if hypothesis.failed:
             self._fail(seat)
             return
+        if hypothesis.tail is not None and (arrived_s := seat.arrived_s(self._slots.stepped(seat.session))):
+            metrics.NEWS_LAG_SECONDS.observe(max(0.0, time.time() - arrived_s))
         self._recorder.stepped(seat, self._slots.stepped(seat.session), hypothesis)
         hypothesis = seat.heard(hypothesis)
         self._perform(seat, seat.tracker.advance(hypothesis))

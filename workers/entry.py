@@ -5,7 +5,7 @@ import importlib
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wire.errors import SettingsError, WeightsError
 from wire.keys import Keys
@@ -13,15 +13,19 @@ from wire.service import Probe
 from wire.streams import Bus
 from workers.engine import Engine
 from workers.pool import Pool
-from workers.settings import WorkerSettings
+from workers.settings import DUMMY, WorkerSettings
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from workers.recognizer import Recognizer
 
 logger = logging.getLogger(__name__)
 
 #: Pools of this release; each is a package `workers.<pool>` whose `recognizer` module has `build`.
 POOLS = ("english", "multilang", "u3pro")
+#: Those that may serve a native transducer instead (`native.py`).
+NATIVE = ("english", "multilang")
 
 
 async def serve(pool: str, settings: WorkerSettings, drain: asyncio.Event, probe: Probe) -> None:
@@ -63,26 +67,47 @@ def _load(pool: str, settings: WorkerSettings) -> "tuple[Recognizer, str]":
     from workers import checkpoints  # noqa: PLC0415
 
     torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // 2))
-    package = importlib.import_module(f"workers.{pool}.recognizer")
     reference = settings.model_of(pool)
-    chosen = {"partial_ms": settings.partial_ms} if settings.partial_ms else {}
     try:
-        folder = checkpoints.locate(reference)
-        config, weights = checkpoints.load(folder)
-        _, vad_weights = checkpoints.load(checkpoints.locate(settings.vad))
-        recognizer: Recognizer = package.build(
-            config,
-            weights,
-            vad_weights,
-            checkpoints.pieces(folder),
-            name=reference,
-            licence=checkpoints.licence(reference),
-            slots=settings.slots,
-            precision=settings.precision,
-            **chosen,
-        )
-        digest = checkpoints.digest(reference)
+        digest = ""
+        if not reference.startswith(DUMMY):
+            checkpoints.locate(reference)  # missing: told before anything is read
+            digest = checkpoints.digest(reference)
+        _, vad = checkpoints.load(checkpoints.locate(settings.vad))
+        recognizer = _built(pool, reference, settings, vad)
     except (checkpoints.CheckpointError, ValueError, KeyError, RuntimeError) as error:
         raise WeightsError(f"{reference}: {error}") from error
     recognizer.warm_up()
     return recognizer, digest
+
+
+def _built(
+    pool: str, reference: str, settings: WorkerSettings, vad_weights: "dict[str, Tensor]"
+) -> "Recognizer":
+    """What the pool is asked to serve: a native transducer, or what its own package makes of the weights."""
+    from workers import checkpoints, dummy, native  # noqa: PLC0415 torch, see above
+
+    asked: dict[str, Any] = {"slots": settings.slots, "precision": settings.precision}
+    if dummy.is_dummy(reference):
+        _check_native(pool)
+        return native.random(reference, vad_weights, lookahead=settings.lookahead, **asked)
+    folder = checkpoints.locate(reference)
+    config, weights = checkpoints.load(folder)
+    parts = (config, weights, vad_weights, checkpoints.pieces(folder))
+    asked |= {"name": reference, "licence": checkpoints.licence(reference)}
+    if native.is_native(config):
+        _check_native(pool)
+        return native.build(*parts, lookahead=settings.lookahead, **asked)
+    if settings.precision in native.DTYPES and settings.precision != "float32":
+        raise ValueError(f"precision {settings.precision}: this model takes float32 or int8")
+    package = importlib.import_module(f"workers.{pool}.recognizer")
+    chosen = {"partial_ms": settings.partial_ms} if settings.partial_ms else {}
+    built: Recognizer = package.build(*parts, **asked, **chosen)
+    return built
+
+
+def _check_native(pool: str) -> None:
+    if pool not in NATIVE:
+        raise ValueError(
+            f"a native transducer's words never change, which is not what the pool {pool} promises"
+        )

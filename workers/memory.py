@@ -66,6 +66,27 @@ def remember(window: Window, model: str, hop: Hop | None) -> Memory:
     }
 
 
+def remember_silence(window: Window, model: str, lead: int, hop: Hop) -> Memory:
+    """In silence, right after `hop`, with no speech that is still to be dealt with; a next turn may begin with `lead`
+    samples of what was heard. What was said before is not kept."""
+    origin, start = window.origin_ms * SAMPLES_PER_MS, max(window.start, hop.heard - lead)
+    return {
+        "model": model,
+        "said": [],
+        "before": window.belief.before,
+        "cut_ms": window.ms(hop.heard),
+        "start": origin + start,
+        "cut": origin + max(window.turn_from, start),
+        "heard": origin + hop.heard,
+        "onset": origin + hop.heard,
+        "speaking": False,
+        "vad": hop.state.tobytes(),
+        "speech": [],
+        "words": [],
+        "tokens": [],
+    }
+
+
 def recall(
     memory: Mapping[str, Any], model: str, origin_ms: int, options: SlotOptions
 ) -> tuple[Window, NDArray[np.float32] | None]:

@@ -19,7 +19,8 @@ NO_FLUSH = -1
 
 @dataclass(frozen=True)
 class Spec:
-    """What a recognizer is. `hop_ms`: grain of observations; `languages`: codes of those it writes.
+    """What a recognizer is. `hop_ms`: grain of observations; `languages`: codes of those it writes; `state_bytes`:
+    memory of a session's state in the model.
 
     A slot takes part in a step with whole chunks of `chunk_samples`: one when all is well, up to `catch_up` of them
     when steps take longer than chunks. Without that, one long step after another would let audio pile up for ever.
@@ -33,6 +34,7 @@ class Spec:
     sample_rate: int = 16_000
     catch_up: int = 1
     languages: tuple[str, ...] = ()
+    state_bytes: int = 0
 
     @property
     def row_samples(self) -> int:
@@ -43,6 +45,15 @@ class Spec:
 #: What a model keeps of a slot's past for whoever takes the session over: a few kB of what msgpack carries, the model's
 #: own business otherwise.
 Memory = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Quiet:
+    """In silence: who goes on at `at_ms` with `memory`, given the audio from `from_ms` on, hears what this one does."""
+
+    at_ms: int
+    from_ms: int
+    memory: Memory
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,7 @@ class SlotOptions:
     memory          what another worker kept of the session (`Hypothesis.memory`); read when the slot is reset
     first_ms        speech after which a turn's first words are told, ...
     partial_ms      ... and audio between two later partials; 0: what suits the model
+    mode            what is to be traded for what: `min_latency`, `balanced`, `max_accuracy`; empty: nothing was said
     """
 
     vad_threshold: float = 0.4
@@ -70,6 +82,7 @@ class SlotOptions:
     memory: Memory | None = None
     first_ms: int = 0
     partial_ms: int = 0
+    mode: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,6 +129,7 @@ class Hypothesis:
     language      code of the language that these words are in, with `language_confidence` 0 to 1 (0 where it was given
                   and not heard); None: the model tells none, or nothing was decoded yet in the open turn
     memory        with an answer to a flush: what to keep of the past, from there on; None: the model keeps none
+    quiet         while nothing is open: a place that another worker may go on from, and the memory for it
     """
 
     observations: tuple[Observation, ...] = ()
@@ -128,6 +142,7 @@ class Hypothesis:
     language: str | None = None
     language_confidence: float = 0.0
     memory: Memory | None = None
+    quiet: Quiet | None = None
 
 
 class Recognizer(Protocol):

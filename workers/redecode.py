@@ -19,7 +19,6 @@ suffices. When it does not, partials wait, and finals go first.
 """
 
 import math
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -30,9 +29,9 @@ from workers.biasing import Terms, Vocabulary
 from workers.bpe import Encoder
 from workers.drafting import Task, Transcript, transcribe
 from workers.language import weigh
-from workers.memory import KEPT_HOPS, Hop, recall, remember
+from workers.listening import Listener
 from workers.models.decoder import EncoderDecoder, Hint
-from workers.recognizer import NO_FLUSH, Batch, Hypothesis, Memory, Observation, SlotOptions, Spec
+from workers.recognizer import NO_FLUSH, Batch, Hypothesis, Observation, SlotOptions, Spec
 from workers.vad import HOP, SileroVAD
 from workers.window import SAMPLES_PER_MS, Window
 from workers.words import (
@@ -54,8 +53,6 @@ CHUNK_SAMPLES = 2 * HOP
 #: A second of audio in one step, when steps are long.
 CATCH_UP = 16
 
-#: Speech ends below the threshold less this (Silero's own hysteresis).
-HYSTERESIS = 0.15
 #: Of a slot whose session gave no key terms.
 NO_TERMS: tuple[tuple[str, ...], Terms | None] = (), None
 
@@ -124,27 +121,24 @@ class Redecoder:
         self.rules = rules or Rules()
         self.behind = False
         self._model = model
-        self._vad = vad
-        self._vad_state = vad.state(spec.slots)
+        self._listener = Listener(spec, vad, self.rules.pause_ms)
         self._pieces = pieces
         self._onward = torch.tensor([goes_on(piece) for piece in pieces])
         self._context = context
-        self._windows = [Window() for _ in range(spec.slots)]
         # Where key terms are part of the context, a bonus on top makes them up.
         self._vocabulary = None if context else Vocabulary(pieces, Encoder(pieces).encode, model.end_token)
         self._terms = [NO_TERMS for _ in range(spec.slots)]  # as given, as compiled
-        self._hops: list[deque[Hop]] = [deque(maxlen=KEPT_HOPS) for _ in range(spec.slots)]
+
+    @property
+    def _windows(self) -> list[Window]:
+        return self._listener.windows
 
     def warm_up(self) -> None:
         """One decode of a second of silence, alone and batched, so that no session pays for first calls."""
         silence = torch.zeros(16_000)
         for rows in (1, 2):
             transcribe(self._model, [Task(silence, cap=4)] * rows)
-        self._vad.step(
-            self._vad.state(self.spec.slots),
-            torch.zeros(self.spec.slots, HOP),
-            torch.ones(self.spec.slots) > 0,
-        )
+        self._listener.warm_up()
 
     def step(self, batch: Batch) -> list[Hypothesis | None]:
         """Listen to the batch's audio, decode what is due, answer flushes."""
@@ -161,75 +155,27 @@ class Redecoder:
     # ------------------------------------------------------------------------------------------------- listening
 
     def _accept(self, batch: Batch) -> None:
-        if batch.reset.any():
-            self._vad.reset(self._vad_state, torch.from_numpy(batch.reset))
-            for slot in np.flatnonzero(batch.reset).tolist():
-                self._hops[slot].clear()
-                self._windows[slot] = self._opened(slot, int(batch.origin_ms[slot]), batch.options.get(slot))
-                self._terms[slot] = NO_TERMS
+        for slot in self._listener.accept(batch):
+            self._terms[slot] = NO_TERMS
         for slot, options in batch.options.items():
             if self._vocabulary and options.keyterms != self._terms[slot][0]:
                 self._terms[slot] = options.keyterms, self._vocabulary.compile(options.keyterms)
-            self._windows[slot].options, self._windows[slot].before = options, None
-        for slot in np.flatnonzero(batch.samples).tolist():
-            self._windows[slot].append(batch.audio[slot, : batch.samples[slot]])
-        for slot in np.flatnonzero(batch.flush_ms != NO_FLUSH).tolist():
-            self._windows[slot].flush_ms = int(batch.flush_ms[slot])
-
-    def _opened(self, slot: int, origin_ms: int, options: SlotOptions | None) -> Window:
-        """A new window, with what the options remember; nothing, if that cannot be understood."""
-        if options is None or options.memory is None:
-            return Window(origin_ms=origin_ms)
-        try:
-            window, state = recall(options.memory, self.spec.model, origin_ms, options)
-            if state is not None:
-                self._vad.restore(self._vad_state, slot, torch.from_numpy(state.copy()))
-        except (KeyError, TypeError, ValueError):
-            return Window(origin_ms=origin_ms)
-        return window
-
-    def _memory(self, slot: int, window: Window) -> Memory:
-        hops = [hop for hop in self._hops[slot] if hop.heard <= window.turn_from]
-        return remember(window, self.spec.model, hops[-1] if hops else None)
 
     def _listen(self) -> tuple[list[list[Observation]], dict[int, _Due]]:
-        """Speech probability of every hop that is complete, one batched VAD step per round; and which slots fell due
-        at which hop, so that a decode ends there, however many hops came at once.
+        """What was heard of each slot; and which slots fell due at which hop, so that a decode ends there, however
+        many hops came at once.
         """
-        heard: list[list[Observation]] = [[] for _ in self._windows]
         fell_due: dict[int, _Due] = {}
-        while ready := [
-            slot for slot, window in enumerate(self._windows) if window.end - window.heard >= HOP
-        ]:
-            hops, active = np.zeros((self.spec.slots, HOP), np.float32), np.zeros(self.spec.slots, bool)
-            for slot in ready:
-                window = self._windows[slot]
-                hops[slot], active[slot] = window.audio(window.heard, window.heard + HOP), True
-            with torch.inference_mode():
-                speech = self._vad.step(
-                    self._vad_state, torch.from_numpy(hops), torch.from_numpy(active)
-                ).tolist()
-            states = self._vad.rows(self._vad_state).numpy()
-            for slot in ready:
-                window = self._windows[slot]
-                self._hear(window, speech[slot])
-                self._hops[slot].append(Hop(window.heard, window.speaking, window.onset, states[slot]))
-                heard[slot].append(Observation(window.ms(window.heard), speech[slot]))
-                if slot not in fell_due and (item := self._due(slot, window)) is not None:
-                    fell_due[slot] = item
-        return heard, fell_due
 
-    def _hear(self, window: Window, speech: float) -> None:
-        """Note speech and its ends; forget silence that nobody will ask about."""
-        threshold = window.options.vad_threshold - (HYSTERESIS if window.speaking else 0.0)
-        voiced = speech >= max(threshold, 0.01)
-        window.hear(HOP, voiced)
-        if voiced:
-            if not window.speaking:
-                window.onset = window.heard - HOP
-            window.speaking, window.last_speech = True, window.heard
-        elif window.heard - window.last_speech >= self.rules.pause_ms * SAMPLES_PER_MS:
-            window.speaking = False
+        def heard(slot: int, window: Window) -> None:
+            self._forget(window)
+            if slot not in fell_due and (item := self._due(slot, window)) is not None:
+                fell_due[slot] = item
+
+        return self._listener.listen(heard), fell_due
+
+    def _forget(self, window: Window) -> None:
+        """Forget silence that nobody will ask about."""
         idle = not (window.speaking or window.told or window.tail or self._unheard(window))
         if not idle or window.flush_ms != NO_FLUSH:
             return
@@ -415,7 +361,7 @@ class Redecoder:
             words += window.settle(ending)
             tail = ()
             window.finish(flushed, self.rules.context_ms)
-            memory = self._memory(slot, window)
+            memory = self._listener.memory(slot)
         elif settled is not None:
             words += self._shorten(window)
             tail = tuple(window.tail)

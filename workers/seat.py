@@ -25,12 +25,14 @@ from wire.entries import (
 from wire.errors import EntryError
 from wire.messages import Silence, SpeechStarted, Turn, dump
 from wire.speech_models import MODELS, Family
-from workers.recognizer import Hypothesis, Observation, SlotOptions
+from workers.recognizer import Hypothesis, Observation, Quiet, SlotOptions
 from workers.turns import Effect, State, TurnRules, TurnTracker
 from workers.words import Word
 
 #: Entries read but not yet fed; more stay in Redis until there is room.
 CROWDED = 256
+#: Entries whose arrival is kept: more than are on their way at once.
+ARRIVALS = 1_024
 #: In silence a checkpoint is written this often, and this far behind what was heard: speech may just be setting in.
 REST_EVERY_MS, REST_MARGIN_MS = 10_000, 1_000
 
@@ -39,6 +41,8 @@ REST_EVERY_MS, REST_MARGIN_MS = 10_000, 1_000
 LEAD_MS, LONGEST_LEAD_MS = 4_000, 10_000
 #: The same before silence, for the VAD alone.
 QUIET_LEAD_MS = 1_000
+#: Of the model's own places in silence (`Hypothesis.quiet`) so many are kept: one is behind the margin.
+QUIET_PLACES = 4
 #: Taking over begins at a whole multiple of this, so that chunks, and the VAD's hops in them, fall as they fell before.
 LEAD_GRAIN_MS = 64
 
@@ -70,6 +74,7 @@ class Seat:
         self._marks: deque[tuple[int, bytes, Mapping[str, Any]]] = deque()
         # The last entry that is not needed any more, and the parameters by then.
         self._done: tuple[str, Mapping[str, Any]] = (saved.entry_id, saved.params)
+        self._arrivals: deque[tuple[int, float]] = deque(maxlen=ARRIVALS)  # position reached, when
         self._lead_fed = False
         self._early: list[Word] = []  # of the open turn, settled before the lead was
         self._saved_ms = self.ms(saved.position)
@@ -80,6 +85,7 @@ class Seat:
         self._sequence = 0
         self._speech, self._pulse_ms = 0.0, self.origin_ms
         self._quiet_ms: int | None = None
+        self._quiet: deque[Quiet] = deque(maxlen=QUIET_PLACES)
 
     @staticmethod
     def ms(position: int) -> int:
@@ -101,6 +107,7 @@ class Seat:
             languages=codes if len(codes) > 1 else (),
             keyterms=tuple(params.get("keyterms_prompt", ())),
             memory=self._memory,
+            mode=str(params.get("mode") or ""),
         )
         if not self._is_u3:
             return options
@@ -149,11 +156,18 @@ class Seat:
         entry_id, _ = self._queue.popleft()
         if isinstance(entry, AudioFrame):
             self.position = max(self.position, entry.end)
+            self._arrivals.append((self.position, int(entry_id.split(b"-")[0]) / 1000))
         elif entry.order is Order.CONFIGURE:
             self.params = entry.fields or {}
         elif entry.order is Order.TERMINATE:
             return  # needed to the end: whoever takes over after the last final has still to say DONE
         self._marks.append((self.position, entry_id, self.params))
+
+    def arrived_s(self, position: int) -> float | None:
+        """When the audio before `position` was in Redis, by its clock; None: it is not known. Ask in order."""
+        while len(self._arrivals) > 1 and self._arrivals[0][0] < position:
+            self._arrivals.popleft()
+        return self._arrivals[0][1] if self._arrivals else None
 
     def configure(self) -> list[Effect]:
         """The consumed configuration counts from here on."""
@@ -169,6 +183,8 @@ class Seat:
     def heard(self, hypothesis: Hypothesis) -> Hypothesis:
         """What of the hypothesis is new: while the lead is heard again, nothing that was said before its end."""
         begin_ms, flushed_ms = self.leading_ms, hypothesis.flushed_ms
+        if hypothesis.quiet is not None:
+            self._quiet.append(hypothesis.quiet)
         if flushed_ms is not None and flushed_ms != begin_ms:
             self._memory = hypothesis.memory
         if begin_ms is None:
@@ -231,12 +247,19 @@ class Seat:
         at_ms = heard_ms - REST_MARGIN_MS
         if self.tracker.state is not State.LISTENING or at_ms - self._saved_ms < REST_EVERY_MS:
             return None
-        return Publication(self.lease, (), self.checkpoint(self.tracker.order, at_ms, at_ms - QUIET_LEAD_MS))
+        order = self.tracker.order
+        places = [place for place in self._quiet if self._saved_ms < place.at_ms <= at_ms]
+        if not places:
+            return Publication(self.lease, (), self.checkpoint(order, at_ms, at_ms - QUIET_LEAD_MS))
+        place = places[-1]
+        saved = self.checkpoint(order, place.at_ms, place.from_ms)
+        return Publication(self.lease, (), replace(saved, memory=place.memory))
 
     def checkpoint(self, turn_order: int, at_ms: int, from_ms: int) -> Checkpoint:
         """Everything before `at_ms` has been told; what comes after `from_ms` will be heard again, or a little more."""
         self._saved_ms, position = at_ms, at_ms * SAMPLE_RATE // 1000
         from_ms = max(self._origin_ms, min(from_ms, at_ms) // LEAD_GRAIN_MS * LEAD_GRAIN_MS)
+        self._origin_ms = from_ms  # what lies before is gone, and no later checkpoint may ask for it
         first = min(position, from_ms * SAMPLE_RATE // 1000)
         while self._marks and self._marks[0][0] <= first:
             _, entry_id, params = self._marks.popleft()

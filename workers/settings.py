@@ -8,6 +8,8 @@ from pydantic import AliasChoices, Field, field_validator
 
 from wire.sealing import SealedSettings
 
+#: Begin of the references that mean random weights (`dummy.py`): there is nothing to fetch.
+DUMMY = "dummy:"
 #: What a pool serves unless its operator names something else: embedded models.
 MODELS = {"english": "moonshine-tiny-en", "multilang": "whisper-base", "u3pro": "whisper-base"}
 
@@ -22,20 +24,29 @@ class WorkerSettings(SealedSettings):
     slots: int = Field(
         16,
         ge=1,
-        le=1024,
+        le=8192,
         validation_alias=AliasChoices("slots", "max_open_streams"),
         description="Sessions served at once (rows of the batch).",
     )
     model: str = Field(
         "",
-        description="Weights: an embedded model's name, a local folder, or a Hub id; empty takes the pool's own.",
+        description="Weights: an embedded model's name, a local folder, a Hub id, or dummy:nemotron-en and "
+        "dummy:nemotron-multi (random weights, for capacity tests); empty takes the pool's own.",
     )
     vad: str = Field(
         "silero-vad", description="Voice activity weights: an embedded model's name or a local folder."
     )
-    precision: Literal["auto", "float32", "int8"] = Field(
+    precision: Literal["auto", "float32", "int8", "bfloat16", "float16"] = Field(
         "auto",
-        description="Numbers of the large products; auto takes int8 where the processor multiplies it fast.",
+        description="Numbers of the large products; auto takes int8 where the processor multiplies it fast. Native "
+        "transducers: float32 (auto on a CPU), bfloat16 (auto on a GPU that has it), float16.",
+    )
+    lookahead: int = Field(
+        6,
+        ge=0,
+        le=69,
+        description="Native transducers: frames of 80 ms that a chunk looks ahead; less is sooner, more is better. "
+        "Published checkpoints know 0, 1, 3, 6, 13. A session's `mode` may choose another.",
     )
     threads: int = Field(
         0,

@@ -6,14 +6,16 @@ CPU the same code runs eagerly, as wide as the batch is.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from workers.boosting import Boost
 from workers.features import HOP, WINDOW, StreamingLogMel
-from workers.models.fastconformer import SUBSAMPLING, FastConformer
+from workers.models.fastconformer import SUBSAMPLING, FastConformer, State
 
 #: Frames of one launch at most: bounds the memory of a step.
 MOST_FRAMES = 8192
@@ -29,9 +31,17 @@ class Labels:
 
 
 class Stepper:
-    """State of `slots` slots and the step over some of them. Not for two threads at a time."""
+    """State of `slots` slots, or one shared with steppers of other look-aheads, and the step over some of the slots.
 
-    def __init__(self, model: FastConformer, slots: int) -> None:
+    `boost`: key terms of slots, where there are any. Slots that have some go through a launch of their own, which is
+    not captured.
+
+    Not for two threads at a time.
+    """
+
+    def __init__(
+        self, model: FastConformer, slots: int, state: State | None = None, boost: Boost | None = None
+    ) -> None:
         self.model, self.slots = model, slots
         self.device = model.encoder_projector.weight.device
         self.frames = model.frames
@@ -41,7 +51,8 @@ class Stepper:
         #: Rounds of search in a step: more are rare, and cost a second round trip.
         self.rounds = self.frames + 4 + self.frames // 2
         self.widest = min(slots, max(1, MOST_FRAMES // self.frames))
-        self.state = model.state(slots)
+        self.state = model.state(slots) if state is None else state
+        self.boost = boost
         self._mel = StreamingLogMel(model.config.num_mel_bins, device=str(self.device))
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, torch.cuda.CUDAGraph]] = {}
         cuda, rows = self.device.type == "cuda", self.widest
@@ -61,9 +72,14 @@ class Stepper:
         return torch.zeros(*shape, device=self.device)
 
     @torch.inference_mode()
-    def reset(self, rows: NDArray[np.int64]) -> None:
-        """Start these slots over."""
-        self.model.reset(self.state, torch.from_numpy(rows).to(self.device))
+    def reset(self, rows: NDArray[np.int64], prompts: NDArray[np.int64] | None = None) -> None:
+        """Start these slots over, with these language prompts [B] where the model takes any."""
+        places = torch.from_numpy(rows).to(self.device)
+        self.model.reset(self.state, places)
+        if self.boost is not None:
+            self.boost.reset(places)
+        if prompts is not None and self.model.config.num_prompts:
+            self.state.prompt[places] = torch.from_numpy(prompts).to(self.device)
 
     @torch.inference_mode()
     def step(self, rows: NDArray[np.int64], audio: NDArray[np.float32]) -> Labels:
@@ -71,10 +87,19 @@ class Stepper:
 
         A slot's first step begins 7 mel frames before its first sample: `lead` samples of silence.
         """
+        boosted = self.boost.wanted.numpy()[rows] if self.boost is not None else np.zeros(len(rows), np.bool_)
+        if boosted.any() and not boosted.all():
+            order = np.argsort(boosted, kind="stable")
+            count = int(len(rows) - boosted.sum())
+            halves = (order[:count], order[count:])
+            found = [self.step(rows[half], audio[half]) for half in halves]
+            return _joined(found, order)
         parts = [
             part
             for at in range(0, len(rows), self.widest)
-            for part in self._launch(rows[at : at + self.widest], audio[at : at + self.widest])
+            for part in self._launch(
+                rows[at : at + self.widest], audio[at : at + self.widest], bool(boosted.any())
+            )
         ]
         return Labels(*(np.concatenate(part) for part in zip(*_aligned(parts), strict=True)))
 
@@ -90,27 +115,28 @@ class Stepper:
         return sorted(found | {self.widest})
 
     def _launch(
-        self, rows: NDArray[np.int64], audio: NDArray[np.float32]
+        self, rows: NDArray[np.int64], audio: NDArray[np.float32], boosted: bool
     ) -> list[tuple[NDArray[np.float32], int]]:
         count = len(rows)
-        size = next(size for size in self.sizes if size >= count) if self._graphs else count
+        captured = bool(self._graphs) and not boosted
+        size = next(size for size in self.sizes if size >= count) if captured else count
         self._host_rows[:count] = torch.from_numpy(rows)
         self._host_rows[count:size] = self.slots
         self._host_audio[:count] = torch.from_numpy(audio)
         self._rows[:size].copy_(self._host_rows[:size], non_blocking=True)
         self._audio[:size].copy_(self._host_audio[:size], non_blocking=True)
-        graphs = self._graphs.get(size)
+        graphs = self._graphs.get(size) if captured else None
         if graphs:
             graphs[0].replay()
         else:
-            self._whole(size)
+            self._whole(size, boosted)
         found = self._said_by(size)
         pieces = [found[:count]]
         while pieces[-1][:, -1].any():  # rare: someone said more than a step has rounds for
             if graphs:
                 graphs[1].replay()
             else:
-                self._search(size)
+                self._search(size, boosted)
             pieces.append(self._said_by(size)[:count])
         return [(np.stack(pieces), count)]
 
@@ -120,17 +146,18 @@ class Stepper:
             torch.cuda.current_stream().synchronize()
         return self._host_said[:size].numpy().copy()
 
-    def _whole(self, size: int) -> None:
+    def _whole(self, size: int, boosted: bool = False) -> None:
         self._encoded[:size] = self.model.encode(self.state, self._rows[:size], self._mel(self._audio[:size]))
         self._at[:size].zero_()
         self._count[:size].zero_()
-        self._search(size)
+        self._search(size, boosted)
 
-    def _search(self, size: int) -> None:
-        at = self._at[:size]
-        said = self.model.search(
-            self.state, self._rows[:size], self._encoded[:size], at, self._count[:size], self.rounds
-        )
+    def _search(self, size: int, boosted: bool = False) -> None:
+        at, rows, encoded = self._at[:size], self._rows[:size], self._encoded[:size]
+        tries = self.boost.of(rows) if self.boost is not None and boosted else None
+        said = self.model.search(self.state, rows, encoded, at, self._count[:size], self.rounds, tries)
+        if self.boost is not None and tries is not None:
+            self.boost.put(rows, tries)
         # One tensor, so that one copy brings all home; labels are far below 2 ** 24.
         self._said[:size] = torch.cat(
             [*(part.float() for part in said), (at < self.frames)[:, None].float()], 1
@@ -158,6 +185,19 @@ class Stepper:
                 graphs.append(graph)
             self._graphs[size] = (graphs[0], graphs[1])
         torch.cuda.synchronize()
+
+
+def _joined(parts: list[Labels], order: NDArray[np.int64]) -> Labels:
+    """Rows of several steps, in the order that `order` was made of."""
+    width = max(part.token.shape[1] for part in parts)
+    back = np.argsort(order)
+
+    def whole(name: str) -> NDArray[Any]:
+        rows = [getattr(part, name) for part in parts]
+        padded = [np.pad(row, ((0, 0), (0, width - row.shape[1])), constant_values=-1) for row in rows]
+        return np.concatenate(padded)[back]
+
+    return Labels(whole("token"), whole("frame"), whole("odds"))
 
 
 def _aligned(

@@ -17,9 +17,11 @@ import redis
 from cli.child import Child
 from cli.redis_server import EmbeddedRedis
 from cli.up import Stack
+from tests import digits
 from tests.conversation import Conversation, is_final, is_turn
+from tests.digits import needed
 from tests.site import BRISK, POOL, READY_S, Site, is_ready
-from tests.speech import BECKETT, FOX, LIGHT, SAMPLE_RATE, assert_heard, chunks, clip_pcm, silence
+from tests.speech import BECKETT, FOX, LIGHT, SAMPLE_RATE, assert_heard, chunks, clip_pcm, pcm, silence
 from wire.entries import AudioFrame, pack_audio
 
 pytestmark = [pytest.mark.weights, pytest.mark.timeout(120)]
@@ -143,6 +145,28 @@ def test_a_session_survives_its_worker(site, wait_until_sync, how):
     if how is signal.SIGSTOP:
         wait_until_sync(lambda: all(load.free == load.slots for load in site.loads()))
         whole_session(site.url, FOX)
+
+
+@needed
+def test_a_native_transducer_goes_on_with_the_same_words(site, wait_until_sync):
+    """Its worker is killed in the middle of a turn; the next one hears that turn anew."""
+    said = digits.strings(2)
+    audio, half = pcm(said[1].audio), 2 * (len(said[1].audio) // 2)
+    site.up("first", "second", MODEL=digits.FOLDER, LOOKAHEAD="0")
+    with Conversation(site.url, max_turn_silence=1_200) as conversation:
+        conversation.say(pcm(said[0].audio) + silence(2))
+        conversation.hear_until(is_final)
+        conversation.say(audio[:half])
+        conversation.hear_until(is_turn)
+        holder = wait_until_sync(site.holder)
+        os.kill(site.children[holder].pid, signal.SIGKILL)
+        conversation.say(audio[half:])
+        conversation.order("Terminate")
+        conversation.hear_rest()
+    with Conversation(site.url, max_turn_silence=1_200) as undisturbed:
+        undisturbed.say(pcm(said[0].audio) + silence(2) + audio)
+        undisturbed.end()
+    assert [turn["words"] for turn in conversation.finals] == [turn["words"] for turn in undisturbed.finals]
 
 
 def test_a_crash_in_one_session_ends_that_session_and_harms_no_other(site):

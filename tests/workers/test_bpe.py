@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from workers import checkpoints
-from workers.bpe import Encoder, pieces
+from workers.bpe import Encoder, pieces, speller
 
 SPECIAL = {"id": 5, "content": "<|end|>", "special": True}
 TIMESTAMP = {"id": 6, "content": "<|0.02|>", "special": False}
@@ -29,7 +29,31 @@ def test_single_bytes_and_spaces_of_the_other_kind() -> None:
     assert pieces({"model": model}) == [b"\xe9", b" so", "é".encode()]
 
 
-@pytest.mark.parametrize("model", [{"type": "BPE", "vocab": {}}, {"type": "Unigram", "byte_fallback": True}])
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        {"type": "Metaspace"},
+        {
+            "type": "Sequence",
+            "decoders": [{"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}],
+        },
+    ],
+)
+def test_pieces_that_mark_spaces_and_languages_that_are_told(decoder: dict[str, Any]) -> None:
+    unigram = {
+        "type": "Unigram",
+        "vocab": [["<unk>", 0.0], ["\u2581ze", -1.0], ["ro", -2.0], ["<fr-FR>", 0.0]],
+    }
+    added = [{"id": 0, "content": "<unk>", "special": True}, {"id": 3, "content": "<fr-FR>", "special": True}]
+    found = pieces({"model": unigram, "decoder": decoder, "added_tokens": added})
+    assert found == [b"", b" ze", b"ro", b"<fr-FR>"]
+    bpe = {"type": "BPE", "vocab": {"\u2581a": 0, "b": 1}, "byte_fallback": False}
+    assert pieces({"model": bpe, "decoder": decoder}) == [b" a", b"b"]
+
+
+@pytest.mark.parametrize(
+    "model", [{"type": "BPE", "vocab": {}}, {"type": "WordPiece", "byte_fallback": True}]
+)
 def test_another_kind_is_refused(model: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="neither"):
         pieces({"model": model})
@@ -56,6 +80,14 @@ def test_a_fallbacks_bytes_spell_only_what_has_no_character() -> None:
     assert Encoder(vocabulary).encode("aé") == [7, 8]
     assert Encoder(vocabulary).encode(" aéa") == [5, 4]
     assert Encoder(vocabulary[:-1]).encode("é") == [2, 3]
+
+
+def test_pieces_of_which_none_can_be_joined_are_found_all_the_same() -> None:
+    vocabulary = [b"", b" ze", b"ro", b" s", b"even", b" se", b"ven", b" seven"]
+    assert speller(vocabulary)(" zero") == [1, 2]
+    assert speller(vocabulary)(" seven") == [7]
+    assert speller(vocabulary)(" eleven") == []
+    assert speller([b"a", b"b", b"ab"])("aba") == [2, 0]
 
 
 # --- the real vocabulary

@@ -102,3 +102,26 @@ def test_weights_of_another_kind_are_refused(
     )
     with pytest.raises(WeightsError):
         run(serve(pool, page(redis_url, keys, model=str(tmp_path)), asyncio.Event(), probe))
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize(
+    "pool, asked, reason",
+    [
+        ("u3pro", {"model": "dummy:nemotron-en"}, "words never change"),
+        ("english", {"model": "dummy:nemotron-fr"}, "there are: dummy:nemotron-en"),
+        ("english", {"precision": "bfloat16"}, "float32 or int8"),
+    ],
+)
+def test_what_a_pool_or_a_model_cannot_do_is_refused(
+    redis_url: str,
+    keys: Keys,
+    run: Callable[..., Any],
+    probe: Probe,
+    pool: str,
+    asked: dict[str, Any],
+    reason: str,
+) -> None:
+    checkpoints.fetch("moonshine-tiny-en")
+    with pytest.raises(WeightsError, match=reason):
+        run(serve(pool, page(redis_url, keys, **asked), asyncio.Event(), probe))

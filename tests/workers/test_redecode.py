@@ -406,7 +406,7 @@ def test_long_speech_without_a_pause_loses_and_doubles_nothing(weights: Weights)
         "quick_brown_fox.wav",
         "beckett.wav",
     ]
-    audio = breathless(recognizer._vad, *names)
+    audio = breathless(recognizer._listener._vad, *names)
     assert len(audio) > 25 * 16_000
     listener, longest = Listener(recognizer), 0
     for chunk in chunks(audio):

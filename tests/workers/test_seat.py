@@ -15,7 +15,7 @@ from wire.errors import EntryError
 from wire.messages import SpeechStarted, Turn
 from wire.messages import Word as TurnWord
 from wire.params import SessionParams, parse_query
-from workers.recognizer import Hypothesis, Observation, SlotOptions
+from workers.recognizer import Hypothesis, Observation, Quiet, SlotOptions
 from workers.seat import (
     CROWDED,
     LEAD_GRAIN_MS,
@@ -359,3 +359,38 @@ def test_silence_is_acknowledged_on_the_u3_models_only(model: str, told: int) ->
 def test_partials_may_be_unwanted() -> None:
     assert Seat(lease()).tells_partials
     assert not Seat(lease(params=PARAMS | {"include_partial_turns": False})).tells_partials
+
+
+def test_when_audio_arrived_is_known_by_its_entry() -> None:
+    seat = Seat(lease())
+    assert seat.arrived_s(0) is None
+    numbered = [(f"{5_000 + n}-0".encode(), frame(100 * n)) for n in range(3)]
+    seat.receive(numbered[-1][0], numbered)
+    while (entry := seat.next()) is not None:
+        seat.consumed(entry)
+    assert seat.arrived_s(100 * MS) == 5.0
+    assert seat.arrived_s(100 * MS + 1) == 5.001
+    assert seat.arrived_s(300 * MS) == 5.002
+    assert seat.arrived_s(900 * MS) == 5.002
+
+
+def test_in_silence_another_worker_goes_on_from_the_model_s_newest_place_behind_the_margin() -> None:
+    seat = seated(*(frame(start) for start in range(0, 14_000, 100)))
+    for at_ms in (11_264, 12_288, 13_312):
+        quiet = Quiet(at_ms, at_ms - 512, {"at": at_ms})
+        assert seat.heard(Hypothesis(quiet=quiet)) == Hypothesis(quiet=quiet)
+    rest = seat.rest(13_500)
+    assert rest is not None
+    assert rest.checkpoint is not None
+    assert (rest.checkpoint.position, rest.checkpoint.lead) == (12_288 * MS, 512 * MS)
+    assert rest.checkpoint.memory == {"at": 12_288}
+
+
+def test_no_checkpoint_asks_for_audio_that_an_earlier_one_let_go() -> None:
+    """Long silence, checkpointed, and then a turn whose lead would reach back over it."""
+    seat = seated(*(frame(start) for start in range(0, 20_000, 100)))
+    first = seat.rest(15_000)
+    assert first is not None
+    assert first.checkpoint is not None
+    later = seat.checkpoint(1, 19_000, 1_000)
+    assert later.position - later.lead >= first.checkpoint.position - first.checkpoint.lead

@@ -2,6 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from workers.biasing import Path, Terms, Vocabulary
+from workers.boosting import Boost
+from workers.bpe import Encoder
 from workers.models.fastconformer import FastConformer, FastConformerConfig
 from workers.streaming import Stepper
 
@@ -62,6 +65,26 @@ def test_labels_beyond_the_rounds_of_a_step_are_told_all_the_same():
     audio = np.random.default_rng(2).normal(0, 0.3, (2, few.width)).astype(np.float32)
     rows = np.arange(2)
     assert labels(few.step(rows, audio)) == labels(many.step(rows, audio))
+
+
+def test_key_terms_of_one_slot_are_none_of_its_neighbours_business():
+    audio = np.random.default_rng(4).normal(0, 0.3, (3, 6, stepper(1).width)).astype(np.float32)
+    rows = np.arange(3)
+    plain, boosted = stepper(3), stepper(3)
+    boosted.boost = Boost(3, boosted.device)
+    favourite = Path((7, 7))
+    boosted.boost.set(1, Terms.of([favourite], Vocabulary([b" a"] * 20, Encoder([]).encode, 19)))
+    with torch.no_grad():  # else the network is too sure of itself
+        for one in (plain, boosted):
+            one.model.joint.head.weight.mul_(0.05)
+    said: list[list] = [[], []]
+    for step in range(6):
+        for told, one in zip(said, (plain, boosted), strict=True):
+            told.append(labels(one.step(rows, audio[:, step])))
+    for slot in (0, 2):
+        assert [step[slot] for step in said[0]] == [step[slot] for step in said[1]]
+    mine = [[label for step in one for label, _ in step[1]] for one in said]
+    assert mine[1].count(7) > mine[0].count(7)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")

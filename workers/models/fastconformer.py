@@ -7,10 +7,11 @@ Parameters are named as in the published checkpoints (transformers' `NemotronAsr
 `Nemotron3_5AsrForRNNT`), but for `fused`.
 """
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 import torch.nn.functional as F
@@ -310,13 +311,29 @@ class _Prompt(nn.Module):
         return found
 
 
+class Chooser(Protocol):
+    """Chooses a label for each row, and is told what was said."""
+
+    def choose(self, logits: Tensor, blank: int) -> Tensor:
+        """Labels [B] of `logits` [B, V]."""
+
+    def advance(self, label: Tensor, said: Tensor) -> None:
+        """`label` [B] was said where `said` [B]."""
+
+
+def _shape(config: FastConformerConfig, lookahead: int) -> tuple[int, int, int]:
+    """Frames of a chunk, of the past that it sees, and of the past with what fused attention wants."""
+    frames, left = lookahead + 1, config.left(lookahead)
+    return frames, left, -(-(left + frames) // ALIGNED) * ALIGNED - frames
+
+
 class FastConformer(nn.Module):
     """The network with one look-ahead. Call `ready` once the weights are loaded; use under `torch.inference_mode()`."""
 
     def __init__(self, config: FastConformerConfig, lookahead: int) -> None:
         super().__init__()
-        self.config, self.frames, self.left = config, lookahead + 1, config.left(lookahead)
-        self.past = -(-(self.left + self.frames) // ALIGNED) * ALIGNED - self.frames
+        self.config = config
+        self.frames, self.left, self.past = _shape(config, lookahead)
         self.encoder = _Encoder(config)
         self.encoder_projector = nn.Linear(config.hidden_size, config.decoder_hidden_size)
         self.decoder = _Predictor(config)
@@ -340,15 +357,22 @@ class FastConformer(nn.Module):
         self._start = self.decoder(blank, nothing, nothing)
         return self
 
-    def state(self, slots: int) -> State:
-        """State of so many slots, all new."""
+    def at(self, lookahead: int) -> Self:
+        """The same weights, and no copy of them, with another look-ahead. Raises ValueError for one that is none."""
+        other = copy.copy(self)
+        other.frames, other.left, other.past = _shape(self.config, lookahead)
+        return other.ready()
+
+    def state(self, slots: int, left: int = 0) -> State:
+        """State of so many slots, all new, with room for `left` frames of the past: networks of several look-aheads
+        may share one, a slot those of one look-ahead between two resets."""
         config, blank = self.config, self.encoder_projector.weight.new_zeros
         rows, layers = slots + 1, config.num_hidden_layers
         channels, bands = config.subsampling_conv_channels, self.encoder.subsampling.bands
         seen = torch.zeros(rows, dtype=torch.long, device=self.encoder_projector.weight.device)
         state = State(
             seen,
-            blank(layers, rows, self.left, 2, config.hidden_size),
+            blank(layers, rows, max(left, self.left), 2, config.hidden_size),
             blank(layers, rows, config.conv_kernel_size - 1, config.hidden_size),
             tuple(blank(rows, 1 if n == 0 else channels, 1, bands[n]) for n in range(STAGES)),
             blank(config.num_decoder_layers, rows, config.decoder_hidden_size),
@@ -400,12 +424,20 @@ class FastConformer(nn.Module):
         )
 
     def search(
-        self, state: State, rows: Tensor, frames: Tensor, at: Tensor, said: Tensor, rounds: int
+        self,
+        state: State,
+        rows: Tensor,
+        frames: Tensor,
+        at: Tensor,
+        said: Tensor,
+        rounds: int,
+        chooser: "Chooser | None" = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Greedy search, all rows at once, `rounds` times: a label, or one frame on.
 
         frames [B, T, H] from `encode`; `at` [B]: the frame where each row stands, and `said` [B], labels said there,
-        both written; rows with `at` = T are through. -> labels [B, rounds] (-1: none), their frames and probabilities.
+        both written; rows with `at` = T are through. `chooser`: who chooses among labels instead of the model.
+        -> labels [B, rounds] (-1: none), their frames and the model's probabilities.
         """
         config, last = self.config, frames.shape[1] - 1
         hidden, cell, predicted = state.hidden[:, rows], state.cell[:, rows], state.predicted[rows]
@@ -415,10 +447,15 @@ class FastConformer(nn.Module):
             joined = F.relu(frames[every, at.clamp(max=last)] + predicted)
             logits = self.joint.head(joined).float()
             best, label = logits.max(-1)
+            if chooser is not None:
+                label = chooser.choose(logits, config.blank_token_id)
+                best = logits.gather(1, label[:, None])[:, 0]
             speaks = (label != config.blank_token_id) & (at <= last)
             labels.append(torch.where(speaks, label, -1))
             places.append(at.clone())
             odds.append((best - logits.logsumexp(-1)).exp())
+            if chooser is not None:
+                chooser.advance(label, speaks)
             new, new_hidden, new_cell = self.decoder(label, hidden, cell)
             mask = speaks[:, None]
             predicted = torch.where(mask, new, predicted)
