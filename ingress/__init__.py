@@ -16,6 +16,7 @@ license       what the licence's status allows, decided: who may begin, when the
 laps          what a session has used, told in cumulative records
 dues          performs both: status heard, laps written
 pools         which pools are served now, as far as this node knows
+ledger        what the sessions' audio logs should hold, to be written again if Redis loses it
 outbox        gathers what the node has to tell Redis, and writes it once per tick
 server        performs what the others decide; the only file that knows websockets
 """

@@ -31,6 +31,7 @@ PURE = {
     "ingress/credentials.py",
     "ingress/handshake.py",
     "ingress/laps.py",
+    "ingress/ledger.py",
     "ingress/license.py",
     "ingress/pools.py",
     "ingress/replay.py",

@@ -34,6 +34,7 @@ LICENSE_HOLDER = "license"
 STATE_OFFER = b"offer"
 STATE_INGRESS = b"ingress"
 STATE_GENERATION = b"generation"
+STATE_TAKES = b"takes"
 STATE_CHECKPOINT = b"checkpoint"
 
 

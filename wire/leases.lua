@@ -4,21 +4,37 @@
 --     A pending entry of the offers stream is the lease. XCLAIM and XACK succeed for anyone, so a worker that
 --     slept past its lease would take it back; the owner is compared first. Returns 1, or 0 for a lost lease.
 -- op "take"                             KEYS: session state             ARGV: op, ttl ms
---     One more take of the session: its generation grows and fences every earlier holder. Returns
---     {offer, generation, checkpoint or ''}, or nil when the session is gone.
+--     One more take of the session: its generation grows and fences every earlier holder. It is the time in ms, or one
+--     more than the last where that is higher: so it is new even if Redis has forgotten its last writes. Returns
+--     {offer, generation, checkpoint or '', takes}, or nil when the session is gone.
 -- op "publish"                          KEYS: events, state, audio      ARGV: op, generation, ttl ms, log length,
 --                                       checkpoint or '', first audio id to keep or '', then sequence, event, ...
 --     Events, checkpoint and trim in one go, only for the holder of the newest generation.
 --     Returns 1, or 0 when a newer holder exists, or -1 when the session is gone.
+-- op "touch"                            KEYS: state, audio, events      ARGV: op, ttl ms
+--     Keep the session's keys. Returns the number of the log's newest entry, 0 for none, or -1 when the session is gone.
+-- op "restore"                          KEYS: state, audio              ARGV: op, ttl ms, stamp, offer, ingress,
+--                                       generation, checkpoint or '', then audio id, entry, ...
+--     The session as its ingress knows it, in place of whatever Redis has kept of it; every holder is fenced. Done once
+--     for each stamp: one that comes late, over a connection that was given up, changes nothing. Returns 1.
 -- op "enter" | "stay"                  KEYS: places of an API key or the licence  ARGV: op, session, ttl ms, most sessions
 --     A session's place among those its key may have at once. "enter" is refused when they are taken, "stay" never is:
 --     a session that runs goes on, also after Redis came back empty. The server's clock alone decides which places
 --     are over, so that nodes with clocks of their own agree. Returns 1, or 0 when refused.
 local op = ARGV[1]
 
+local function now_ms()
+  local time = redis.call("TIME")
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
 if op == "renew" or op == "settle" or op == "give_back" then
   local stream, group, worker, id = KEYS[1], ARGV[2], ARGV[3], ARGV[4]
-  local pending = redis.call("XPENDING", stream, group, id, id, 1)
+  local pending = redis.pcall("XPENDING", stream, group, id, id, 1)
+  if pending.err then  -- Redis came back without the group: nobody holds anything
+    if string.find(pending.err, "NOGROUP") then return 0 end
+    return pending
+  end
   if #pending == 0 or pending[1][2] ~= worker then return 0 end
   if op == "renew" then
     redis.call("XCLAIM", stream, group, worker, 0, id, "JUSTID")
@@ -35,9 +51,12 @@ end
 if op == "take" then
   local offer = redis.call("HGET", KEYS[1], "offer")
   if not offer then return nil end
-  local generation = redis.call("HINCRBY", KEYS[1], "generation", 1)
+  local newest = tonumber(redis.call("HGET", KEYS[1], "generation") or "0")
+  local generation = math.max(newest + 1, now_ms())
+  redis.call("HSET", KEYS[1], "generation", string.format("%.0f", generation))
+  local takes = redis.call("HINCRBY", KEYS[1], "takes", 1)
   redis.call("PEXPIRE", KEYS[1], ARGV[2])
-  return {offer, generation, redis.call("HGET", KEYS[1], "checkpoint") or ""}
+  return {offer, generation, redis.call("HGET", KEYS[1], "checkpoint") or "", takes}
 end
 
 if op == "publish" then
@@ -48,7 +67,8 @@ if op == "publish" then
   if newest ~= generation then return 0 end
   for index = 7, #ARGV, 2 do
     -- Refused as "equal or smaller" when the holder publishes again because its first answer was lost: it is there.
-    redis.pcall("XADD", events, "MAXLEN", "~", length, generation .. "-" .. ARGV[index], "e", ARGV[index + 1])
+    local added = redis.pcall("XADD", events, "MAXLEN", "~", length, generation .. "-" .. ARGV[index], "e", ARGV[index + 1])
+    if added.err and not string.find(added.err, "equal or smaller") then return added end
   end
   if #ARGV > 7 then redis.call("PEXPIRE", events, ttl) end
   if checkpoint ~= "" then redis.call("HSET", state, "checkpoint", checkpoint) end
@@ -56,10 +76,35 @@ if op == "publish" then
   return 1
 end
 
+if op == "touch" then
+  local state, audio = KEYS[1], KEYS[2]
+  for _, key in ipairs(KEYS) do redis.call("PEXPIRE", key, ARGV[2]) end
+  if redis.call("EXISTS", state) == 0 then return -1 end
+  if redis.call("EXISTS", audio) == 0 then return 0 end
+  local info = redis.call("XINFO", "STREAM", audio)
+  for index = 1, #info, 2 do
+    if info[index] == "last-generated-id" then return tonumber(string.match(info[index + 1], "^%d+")) end
+  end
+end
+
+if op == "restore" then
+  local state, audio = KEYS[1], KEYS[2]
+  local ttl, stamp, offer, ingress, known, checkpoint = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+  if tonumber(redis.call("HGET", state, "restored") or "0") >= tonumber(stamp) then return 1 end
+  local newest = math.max(tonumber(redis.call("HGET", state, "generation") or "0"), tonumber(known))
+  redis.call("DEL", state, audio)
+  for index = 8, #ARGV, 2 do redis.call("XADD", audio, ARGV[index], "e", ARGV[index + 1]) end
+  if #ARGV > 7 then redis.call("PEXPIRE", audio, ttl) end
+  if checkpoint ~= "" then redis.call("HSET", state, "checkpoint", checkpoint) end
+  redis.call("HSET", state, "offer", offer, "ingress", ingress)
+  redis.call("HSET", state, "generation", string.format("%.0f", math.max(newest + 1, now_ms())), "restored", stamp)
+  redis.call("PEXPIRE", state, ttl)
+  return 1
+end
+
 if op == "enter" or op == "stay" then
   local places, session, ttl = KEYS[1], ARGV[2], tonumber(ARGV[3])
-  local time = redis.call("TIME")
-  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  local now = now_ms()
   redis.call("ZREMRANGEBYSCORE", places, "-inf", now)
   if op == "enter" and redis.call("ZCARD", places) >= tonumber(ARGV[4])
     and not redis.call("ZSCORE", places, session) then return 0 end

@@ -43,6 +43,7 @@ from wire.entries import (
     Lease,
     Offer,
     Publication,
+    Saved,
     SessionEvent,
     WorkerLoad,
     pack_audio,
@@ -50,11 +51,12 @@ from wire.entries import (
     pack_event,
     pack_load,
     pack_offer,
+    pack_saved,
     unpack_audio,
     unpack_checkpoint,
-    unpack_event,
     unpack_load,
     unpack_offer,
+    unpack_report,
 )
 from wire.errors import BusUnavailable, EntryError
 from wire.keys import STATE_INGRESS, STATE_OFFER, WORKERS_GROUP, Keys
@@ -102,7 +104,7 @@ def _reaching_redis() -> Iterator[None]:
     missed: Exception | None = None
     try:
         yield
-    except (ConnectionError, TimeoutError, ReadOnlyError, OSError) as error:
+    except (ConnectionError, TimeoutError, ResponseError, OSError) as error:  # also full, read-only, loading
         missed = error
     if task and task.cancelling() > cancelled:
         # redis-py sends through `wait_for`, which in Python 3.11 forgets a cancellation that meets the end of the
@@ -110,6 +112,30 @@ def _reaching_redis() -> Iterator[None]:
         raise asyncio.CancelledError
     if missed is not None:
         raise BusUnavailable(f"Redis cannot be reached: {missed}") from missed
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """What `Bus.restore` writes: the session's offer and its id so far, the newest generation that is known, the packed
+    checkpoint (b"" for none) and all entries since. One whose `stamp` is not above an earlier one's changes nothing.
+    """
+
+    offer: Offer
+    offer_id: bytes
+    generation: int
+    checkpoint: bytes
+    entries: Sequence[tuple[int, AudioEntry]]
+    stamp: int
+
+
+def entry_id(number: int) -> str:
+    """The stream id of a session's `number`-th entry."""
+    return f"{number}-0"
+
+
+def number_of(entry_id: bytes) -> int:
+    """The number of the entry with this id; 0 for the id before the first."""
+    return int(entry_id.partition(b"-")[0])
 
 
 def following(entry_id: str) -> str:
@@ -150,6 +176,14 @@ class Bus:
         """Raises BusUnavailable."""
         with _reaching_redis():
             await self._redis.ping()
+
+    async def incarnation(self) -> str:
+        """Which server answers: another name after a restart or a failover, when it may have forgotten last writes.
+
+        Raises BusUnavailable.
+        """
+        with _reaching_redis():
+            return str((await self._redis.info("server"))["run_id"])
 
     async def close(self) -> None:
         for client in (*self._blocking, self._redis):
@@ -196,7 +230,7 @@ class Bus:
                 await self._redis.script_load(_LUA)
         for result in results:
             if isinstance(result, RedisError):
-                raise result
+                raise BusUnavailable(f"Redis refused a script: {result}")
         return results
 
     # ---------------------------------------------------------------------------------------------- ingress side
@@ -231,29 +265,60 @@ class Bus:
         pipeline.delete(self.keys.audio(offer.session), self.keys.events(offer.session))
         await self._execute(pipeline)
 
-    async def append(self, entries: Sequence[tuple[str, AudioEntry]]) -> None:
-        """Append to the audio logs of any number of sessions, in order, in one round trip."""
-        pipeline = self._redis.pipeline(transaction=False)
-        for session, entry in entries:
-            key = self.keys.audio(session)
-            pipeline.xadd(key, {_ENTRY: pack_audio(entry)}, maxlen=AUDIO_LOG_ENTRIES)
-            if entry.position == 0 or not isinstance(entry, AudioFrame):
-                pipeline.expire(key, SESSION_TTL_S)  # a fresh log must not outlive an ingress that dies young
-        for result in await self._execute(pipeline):
-            if isinstance(result, RedisError):
-                raise BusUnavailable(f"Redis refused audio: {result}")
+    async def append(self, entries: Sequence[tuple[str, int, AudioEntry]]) -> None:
+        """Append to the audio logs of any number of sessions, in order, in one round trip.
 
-    async def touch(self, sessions: Sequence[str]) -> list[str]:
-        """Keep the sessions' keys alive for SESSION_TTL_S more; call every TOUCH_S.
-
-        Returns the sessions whose state is gone (a Redis that came back empty): no worker can serve them any more.
+        Each entry comes with its number in its session, from 1 on. One that is there already is not written again.
         """
         pipeline = self._redis.pipeline(transaction=False)
-        for session in sessions:
-            for key in (self.keys.state(session), self.keys.audio(session), self.keys.events(session)):
-                pipeline.expire(key, SESSION_TTL_S)
-        alive = (await self._execute(pipeline))[::3]
-        return [session for session, found in zip(sessions, alive, strict=True) if found == 0]
+        for session, number, entry in entries:
+            key = self.keys.audio(session)
+            pipeline.xadd(key, {_ENTRY: pack_audio(entry)}, id=entry_id(number), maxlen=AUDIO_LOG_ENTRIES)
+            if number == 1 or not isinstance(entry, AudioFrame):
+                pipeline.expire(key, SESSION_TTL_S)  # a fresh log must not outlive an ingress that dies young
+        for result in await self._execute(pipeline):
+            if isinstance(result, RedisError) and "equal or smaller" not in str(result):
+                raise BusUnavailable(f"Redis refused audio: {result}")
+
+    async def touch(self, sessions: Mapping[str, int]) -> list[str]:
+        """Keep the sessions' keys alive for SESSION_TTL_S more; call every TOUCH_S.
+
+        Given is each session's newest entry that was appended. Returns the sessions of which Redis has lost something
+        that shows: their state, or entries. Nobody can serve them as they are: `restore` them.
+        """
+        found = await self._run_script(
+            [
+                (
+                    (self.keys.state(session), self.keys.audio(session), self.keys.events(session)),
+                    ("touch", SESSION_TTL_S * 1000),
+                )
+                for session in sessions
+            ]
+        )
+        return [name for (name, number), last in zip(sessions.items(), found, strict=True) if last < number]
+
+    async def restore(self, lost: Restoration) -> bytes:
+        """Write a session anew as its ingress knows it, and offer it anew; the new offer's id.
+
+        Whoever holds the session has lost it, and whoever takes it goes on from the checkpoint.
+        """
+        offer, packed = lost.offer, pack_offer(lost.offer)
+        arguments: list[Any] = ["restore", SESSION_TTL_S * 1000, lost.stamp, packed, offer.ingress]
+        arguments += (lost.generation, lost.checkpoint)
+        for number, entry in lost.entries:
+            arguments += (entry_id(number), pack_audio(entry))
+        keys = (self.keys.state(offer.session), self.keys.audio(offer.session))
+        await self._run_script([(keys, arguments)])
+        offers = self.keys.offers(offer.pool)
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.xack(offers, WORKERS_GROUP, lost.offer_id)
+        pipeline.xdel(offers, lost.offer_id)
+        pipeline.xadd(offers, {_ENTRY: packed}, maxlen=OFFER_ENTRIES)
+        pipeline.expire(offers, POOL_TTL_S)
+        results = await self._execute(pipeline)
+        if isinstance(results[2], RedisError):
+            raise BusUnavailable(f"Redis refused an offer: {results[2]}")
+        return bytes(results[2])
 
     async def forget(self, sessions: Sequence[str]) -> None:
         """The sessions are over: let their keys expire soon."""
@@ -274,15 +339,12 @@ class Bus:
 
     async def keep_places(self, places: Sequence[tuple[str, str]]) -> None:
         """Keep the places of these sessions, as (holder, session), for PLACE_TTL_S more; call every TOUCH_S."""
-        try:
-            await self._run_script(
-                [
-                    ((self.keys.places(holder),), ("stay", session, PLACE_TTL_S * 1000))
-                    for holder, session in places
-                ]
-            )
-        except RedisError as error:  # a full server: the places may end, the sessions do not
-            raise BusUnavailable(f"Redis refused to keep places: {error}") from error
+        await self._run_script(
+            [
+                ((self.keys.places(holder),), ("stay", session, PLACE_TTL_S * 1000))
+                for holder, session in places
+            ]
+        )
 
     async def free_place(self, holder: str, session: str) -> None:
         """The session is over."""
@@ -291,7 +353,7 @@ class Bus:
 
     async def inbox(
         self, instance: str, block_ms: int = 1000, lost: Callable[[BusUnavailable], None] | None = None
-    ) -> AsyncIterator[list[SessionEvent]]:
+    ) -> AsyncIterator[list[SessionEvent | Saved]]:
         """Events for one ingress node, for ever; survives a lost Redis, and tells `lost` of each failed try."""
         key, cursor, pause_s = self.keys.inbox(instance), _FROM_START, 0.05
         client = self._connect_blocking(block_ms)
@@ -368,14 +430,14 @@ class Bus:
             if result is None:
                 dead.append(offer_id)
                 continue
-            packed, generation, checkpoint = result
+            packed, generation, checkpoint, takes = result
             try:
                 offer, saved = unpack_offer(packed), unpack_checkpoint(checkpoint) if checkpoint else None
             except (
                 EntryError
             ):  # written by another version: without parameters the worker will end the session
                 offer, saved = replace(offered, params={}), None
-            leases.append(Lease(offer_id, offer, int(generation), saved))
+            leases.append(Lease(offer_id, offer, int(generation), saved, int(takes)))
         await self._own("settle", pool, worker, dead)
         return leases
 
@@ -407,7 +469,10 @@ class Bus:
         await self._own("give_back", pool, worker, [lease.offer_id for lease in leases])
 
     async def read(self, cursors: Mapping[str, bytes]) -> dict[str, Logged]:
-        """New audio entries after each session's cursor, one round trip for all; sessions without news are left out."""
+        """New audio entries after each session's cursor, one round trip for all; sessions without news are left out.
+
+        Entries follow one another without a gap: where one is missing, reading waits until ingress has written it.
+        """
         if not cursors:
             return {}
         sessions = {self.keys.audio(session): session for session in cursors}
@@ -417,12 +482,9 @@ class Bus:
             )
         found: dict[str, Logged] = {}
         for key, entries in reply:
-            logged = found[sessions[key]] = Logged(entries[-1][0])
-            for entry_id, fields in entries:
-                try:
-                    logged.entries.append((entry_id, unpack_audio(fields[_ENTRY])))
-                except (EntryError, KeyError):
-                    logged.refused += 1
+            session = sessions[key]
+            if (logged := _following_entries(cursors[session], entries)).cursor != cursors[session]:
+                found[session] = logged
         return found
 
     async def publish(self, publications: Sequence[Publication]) -> list[Lease]:
@@ -436,6 +498,9 @@ class Bus:
             if result == 1:
                 inbox = inboxes.setdefault(publication.lease.offer.ingress, [])
                 inbox.extend(pack_event(event) for event in publication.events)
+                if (saved := publication.checkpoint) is not None:
+                    lease = publication.lease
+                    inbox.append(pack_saved(Saved(lease.session, lease.generation, pack_checkpoint(saved))))
         pipeline = self._redis.pipeline(transaction=False)
         for instance, events in inboxes.items():
             if events:
@@ -443,7 +508,9 @@ class Bus:
                 numbered = {str(number): event for number, event in enumerate(events)}
                 pipeline.xadd(key, numbered, maxlen=INBOX_ENTRIES)
                 pipeline.expire(key, INBOX_TTL_S)
-        await self._execute(pipeline)
+        for told in await self._execute(pipeline):
+            if isinstance(told, RedisError):  # published again, it is told again
+                raise BusUnavailable(f"Redis refused events: {told}")
         return [item.lease for item, result in zip(publications, results, strict=True) if result != 1]
 
     def _publish_call(self, publication: Publication) -> tuple[Sequence[bytes], Sequence[Any]]:
@@ -511,9 +578,24 @@ def _made(results: Sequence[Any]) -> bytes | Exception:
     return errors[0] if errors else bytes(results[2])
 
 
-def _events(fields: Mapping[bytes, bytes]) -> Iterator[SessionEvent]:
+def _following_entries(cursor: bytes, entries: Sequence[tuple[bytes, Any]]) -> Logged:
+    """Those that come next after the cursor, up to the first gap."""
+    logged, number = Logged(cursor), number_of(cursor)
+    for entry, fields in entries:
+        number += 1
+        if number_of(entry) != number:
+            break
+        logged.cursor = entry
+        try:
+            logged.entries.append((entry, unpack_audio(fields[_ENTRY])))
+        except (EntryError, KeyError):
+            logged.refused += 1
+    return logged
+
+
+def _events(fields: Mapping[bytes, bytes]) -> Iterator[SessionEvent | Saved]:
     for packed in fields.values():
         try:
-            yield unpack_event(packed)
+            yield unpack_report(packed)
         except EntryError:
             continue  # a peer of another version; its session times out by itself

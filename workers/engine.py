@@ -36,8 +36,8 @@ logger = logging.getLogger(__name__)
 OFFER_BLOCK_MS = 200
 #: How often to look for sessions whose worker is gone, in seconds.
 LOOK_S = 0.2
-#: Pause before the next try when Redis is away.
-RETRY_S = 0.2
+#: Pauses before the next try when Redis is away: the first, and the longest after growing.
+RETRY_S, LONGEST_RETRY_S = 0.2, 1.0
 #: Steps over which what a step takes is averaged.
 PACE_STEPS = 16
 
@@ -66,6 +66,7 @@ class Engine:
         self._stopping = False
         self._hurried = False  # do not wait for the next period
         self._step_s = 0.0  # what a step takes, on average of late
+        self._away = 0  # failed tries since Redis was there last
 
     async def run(self, drain: asyncio.Event, joined: Callable[[], None]) -> None:
         """Serve until `drain`, then let sessions end for the grace time and give the rest back.
@@ -124,8 +125,9 @@ class Engine:
                 # One at a time: offers that come together are shared among the pool's workers.
                 leases = leases or await self._pool.take(1, OFFER_BLOCK_MS)
             except BusUnavailable as error:
-                self._redis_away("take", error)
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(self._redis_away("take", error))
+                # Whoever was cut off with us has the time of a lease to say that it is still there.
+                look_again = time.monotonic() + self._pool.lease_ms / 1000
                 continue
             for lease in leases:
                 self._seat(lease)
@@ -144,12 +146,12 @@ class Engine:
             self._outbox.append(refusal(lease, INTERNAL_ERROR))
             self._over.append(lease)
             return
-        if lease.generation > self._settings.max_takes:
+        if lease.takes > self._settings.max_takes:
             logger.error("Session given up: too many takes", extra={"session": lease.session})
             self._fail(seat)
             return
         self._seats[lease.session] = seat
-        again = lease.generation > 1
+        again = lease.takes > 1 or lease.checkpoint is not None
         self._slots.seat(lease.session, lease.generation, seat.origin_ms, options, steady=again)
         self._tell(seat, Event.TAKEN)
         metrics.SLOTS_USED.labels(self._pool.name).set(len(self._seats))
@@ -174,6 +176,8 @@ class Engine:
                 self._lost(await self._pool.renew())
             except BusUnavailable as error:
                 self._redis_away("renew", error)
+            else:
+                self._redis_back()
 
     async def _reporting(self) -> None:
         labels = self._pool.name
@@ -221,8 +225,7 @@ class Engine:
         try:
             found = await self._bus.read(cursors)
         except BusUnavailable as error:
-            self._redis_away("read", error)
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(self._redis_away("read", error))
             return
         for name, logged in found.items():
             if (seat := self._seats.get(name)) is not None:
@@ -341,9 +344,8 @@ class Engine:
                 self._lost(await self._bus.publish(outbox))
                 await self._pool.settle(over)
             except BusUnavailable as error:
-                self._redis_away("publish", error)
                 self._outbox, self._over = outbox + self._outbox, over + self._over
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(self._redis_away("publish", error))
 
     # -------------------------------------------------------------------------------------------------- observations
 
@@ -358,6 +360,18 @@ class Engine:
         active = int((plan.batch.samples > 0).sum())
         metrics.STEP_SECONDS.labels(metrics.occupancy(active)).observe(seconds)
 
-    def _redis_away(self, operation: str, error: BusUnavailable) -> None:
+    def _redis_away(self, operation: str, error: BusUnavailable) -> float:
+        """How long to wait before the next try, in seconds. Sessions are kept: while we cannot reach Redis nobody may
+        know better than we whether they are ours, and what we publish too late is fenced.
+        """
         metrics.REDIS_ERRORS.labels(operation).inc()
-        logger.warning("Redis is away", extra={"operation": operation, "reason": str(error)})
+        if not self._away:
+            told = {"operation": operation, "reason": str(error), "sessions": len(self._seats)}
+            logger.warning("Redis is away, trying again until it answers", extra=told)
+        self._away += 1
+        return min(RETRY_S * 1.5 ** min(self._away - 1, 10), LONGEST_RETRY_S)
+
+    def _redis_back(self) -> None:
+        if self._away:
+            logger.warning("Redis is there again", extra={"sessions": len(self._seats)})
+            self._away = 0

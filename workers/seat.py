@@ -184,7 +184,8 @@ class Seat:
 
     def report(self, event: Event, text: str = "") -> Publication:
         """A publication without a message."""
-        return Publication(self.lease, (self._event(event, text=text),))
+        order = self.tracker.order if event is Event.TAKEN else -1
+        return Publication(self.lease, (self._event(event, order, text=text),))
 
     def publication(self, turn: Turn) -> Publication:
         """A turn for the client; a final carries the checkpoint from which another worker would go on."""

@@ -1374,20 +1374,66 @@ def test_redis_away_for_a_moment_costs_nothing(run, nodes: Nodes, own_redis: Own
     run(scenario())
 
 
-def test_redis_that_comes_back_empty_ends_sessions(run, nodes: Nodes, own_redis: OwnRedis):
-    """Their leases are gone with it; without an answer they would wait for words until they expire."""
-
+def test_redis_that_comes_back_empty_is_given_what_it_lost(run, nodes: Nodes, own_redis: OwnRedis):
     async def scenario() -> None:
         own_redis.start()
         await nodes.wait_until(own_redis.answers)
         async with nodes(redis_url=own_redis.url) as node, node.client() as client:
             await begin(client)
+            for _ in range(5):
+                await client.send(FRAME)
+            await nodes.wait_until(lambda: len(only(node.worker).pcm) == 5 * len(FRAME))
+            lease = only(node.worker).lease
+            own_redis.stop()
+            await nodes.wait_until(lambda: not node.probe.ready)
+            for _ in range(5):
+                await client.send(FRAME)
+            own_redis.start()
+            await nodes.wait_until(lambda: only(node.worker).lease.generation > lease.generation)
+            await client.send(TERMINATE)
+            messages, code, _ = await rest(client)
+            assert (messages[0]["transcript"], code) == ("8000 samples", 1000)
+            async with node.client() as another:
+                await begin(another)
+
+    run(scenario())
+
+
+def test_a_session_that_redis_lost_and_nobody_holds_any_more_is_ended(run, nodes: Nodes, own_redis: OwnRedis):
+    async def scenario() -> None:
+        own_redis.start()
+        await nodes.wait_until(own_redis.answers)
+        held = 2**16
+        async with (
+            nodes(redis_url=own_redis.url, max_session_held_bytes=held) as node,
+            node.client() as client,
+        ):
+            await begin(client)
+            for _ in range(held // len(FRAME) + 2):
+                await client.send(FRAME)
+            await nodes.wait_until(lambda: len(only(node.worker).pcm) > held)
             own_redis.stop()
             await nodes.wait_until(lambda: not node.probe.ready)
             own_redis.start()
             assert await rest(client) == error(3005, INTERNAL_ERROR)
-            async with node.client() as another:
-                await begin(another)
+
+    run(scenario())
+
+
+def test_what_a_worker_told_and_redis_lost_is_told_again(run, nodes: Nodes):
+    async def scenario() -> None:
+        async with nodes() as node, node.client() as client:
+            await begin(client)
+            await client.send(FRAME)
+            await nodes.wait_until(lambda: len(only(node.worker).pcm) == len(FRAME))
+            served = only(node.worker)
+            served.sequence += 1  # a final that never came
+            await node.worker.say_turn(served.session, "and another", final=True)
+            await nodes.wait_until(lambda: only(node.worker) is not served and only(node.worker).sequence)
+            await node.worker.say_turn(served.session, "again")
+            await node.worker.say_turn(served.session, "and another")
+            told = [json.loads(await client.recv())["transcript"] for _ in range(2)]
+            assert told == ["again", "and another"]
 
     run(scenario())
 
