@@ -16,7 +16,8 @@ usage:open                   hash    usage -> usage: last lap of open sessions  
 ticks:{service}              zset    arq's queue of a service (or of a process) expires without a service
 
 A session's keys carry its id as a hash tag (the braces are literal), so that one session lives in one slot of a
-Redis Cluster. All keys are bytes: replies come as bytes, and a cursor table keyed by `str` would never advance.
+Redis Cluster; a queue's name carries one, too, and so do the keys that arq makes of it. All keys are bytes: replies
+come as bytes, and a cursor table keyed by `str` would never advance.
 """
 
 from dataclasses import dataclass
@@ -81,7 +82,7 @@ class Keys:
         return self._key("usage", "open")
 
     def ticks(self, service: str) -> bytes:
-        return self._key("ticks", service)
+        return self._key("ticks", f"{{{service}}}")
 
     def everything(self) -> bytes:
         """A pattern for SCAN that finds every key of this namespace."""

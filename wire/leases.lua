@@ -96,7 +96,7 @@ if op == "restore" then
   for index = 8, #ARGV, 2 do redis.call("XADD", audio, ARGV[index], "e", ARGV[index + 1]) end
   if #ARGV > 7 then redis.call("PEXPIRE", audio, ttl) end
   if checkpoint ~= "" then redis.call("HSET", state, "checkpoint", checkpoint) end
-  redis.call("HSET", state, "offer", offer, "ingress", ingress)
+  redis.call("HSET", state, "offer", offer, "ingress", ingress, "takes", 1)
   redis.call("HSET", state, "generation", string.format("%.0f", math.max(newest + 1, now_ms())), "restored", stamp)
   redis.call("PEXPIRE", state, ttl)
   return 1

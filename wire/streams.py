@@ -12,6 +12,7 @@ Every method raises BusUnavailable when Redis cannot be reached; nothing is retr
 """
 
 import asyncio
+import hashlib
 import time
 from collections.abc import (
     AsyncIterator,
@@ -25,18 +26,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import redis.asyncio as redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import (
+    ClusterError,
     ConnectionError,
     NoScriptError,
     ReadOnlyError,
+    RedisClusterException,
     RedisError,
     ResponseError,
     TimeoutError,
 )
 
+from wire import servers
 from wire.entries import (
     AudioEntry,
     AudioFrame,
@@ -82,10 +83,14 @@ READ_ENTRIES = 128
 #: Connections of one process for commands; whoever finds them all busy waits for one, as a thousand offers at once do.
 MAX_CONNECTIONS = 16
 
+#: Errors of the library that mean that what was asked was not done, or perhaps not; the others are answers.
+_UNREACHABLE = (ConnectionError, TimeoutError, ReadOnlyError, ClusterError, RedisClusterException)
+
 #: The one field of every stream entry.
 _ENTRY = b"e"
 _FROM_START = b"0-0"
 _LUA = Path(__file__).with_name("leases.lua").read_text()
+_SHA = hashlib.sha1(_LUA.encode(), usedforsecurity=False).hexdigest()
 
 
 @dataclass
@@ -104,7 +109,7 @@ def _reaching_redis() -> Iterator[None]:
     missed: Exception | None = None
     try:
         yield
-    except (ConnectionError, TimeoutError, ResponseError, OSError) as error:  # also full, read-only, loading
+    except (*_UNREACHABLE, ResponseError, OSError) as error:  # also full, loading
         missed = error
     if task and task.cancelling() > cancelled:
         # redis-py sends through `wait_for`, which in Python 3.11 forgets a cancellation that meets the end of the
@@ -149,23 +154,14 @@ class Bus:
 
     def __init__(self, url: str, keys: Keys, timeout_s: float = 5.0) -> None:
         self.keys = keys
-        self._url = url
+        self._servers = servers.parse(url)
         self._timeout_s = timeout_s
         self._redis = self._connect(timeout_s)
         self._blocking: list[Any] = []
-        self._script = self._redis.register_script(_LUA)
         self._taking: Any = None
 
-    def _connect(self, timeout_s: float) -> Any:  # redis-py's types know no keys of bytes
-        pool = redis.BlockingConnectionPool.from_url(
-            self._url,
-            max_connections=MAX_CONNECTIONS,
-            timeout=self._timeout_s,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=self._timeout_s,
-            retry=Retry(NoBackoff(), 0),
-        )
-        return redis.Redis.from_pool(pool)
+    def _connect(self, timeout_s: float) -> Any:
+        return servers.connect(self._servers, timeout_s, self._timeout_s, MAX_CONNECTIONS)
 
     def _connect_blocking(self, block_ms: int) -> Any:
         client = self._connect(block_ms / 1000 + self._timeout_s)
@@ -183,12 +179,16 @@ class Bus:
         Raises BusUnavailable.
         """
         with _reaching_redis():
-            return str((await self._redis.info("server"))["run_id"])
+            if not self._servers.is_cluster:
+                return str((await self._redis.info("server"))["run_id"])
+            await self._redis.initialize()
+            masters = sorted(self._redis.get_primaries(), key=lambda node: str(node.name))
+            found = [await self._redis.info("server", target_nodes=[node]) for node in masters]
+            return " ".join(str(server["run_id"]) for server in found)
 
     async def close(self) -> None:
         for client in (*self._blocking, self._redis):
-            await client.aclose()
-            await client.connection_pool.disconnect()
+            await servers.close(client)
 
     async def execute(self, fill: Callable[[Any], object], forgive: Sequence[str] = ()) -> list[Any]:
         """Run the commands that `fill` puts into a pipeline, for `wire/accounts.py`; their results in order.
@@ -196,6 +196,9 @@ class Bus:
         An error of Redis whose text holds one of `forgive` comes back as None, any other is BusUnavailable.
         """
         pipeline = self._redis.pipeline(transaction=False)
+        if self._servers.is_cluster:
+            with _reaching_redis():
+                await self._redis.initialize()
         fill(pipeline)
         results = await self._execute(pipeline)
         for place, result in enumerate(results):
@@ -205,12 +208,19 @@ class Bus:
                 results[place] = None
         return results
 
+    def clock(self, pipeline: Any, key: bytes) -> None:
+        """Into a pipeline for `execute`: the time of the server that holds `key`, as (seconds, microseconds)."""
+        if self._servers.is_cluster:
+            pipeline.execute_command("TIME", target_nodes=[self._redis.get_node_from_key(key)])
+        else:
+            pipeline.time()
+
     async def _execute(self, pipeline: Any) -> list[Any]:
         """Run a pipeline; errors of single commands come back as values."""
         with _reaching_redis():
             results: list[Any] = await pipeline.execute(raise_on_error=False)
         for result in results:
-            if isinstance(result, (ConnectionError, TimeoutError, ReadOnlyError)):
+            if isinstance(result, _UNREACHABLE):
                 raise BusUnavailable(f"Redis cannot be reached: {result}")
         return results
 
@@ -221,7 +231,7 @@ class Bus:
         for _ in range(2):
             pipeline = self._redis.pipeline(transaction=False)
             for keys, arguments in calls:
-                pipeline.evalsha(self._script.sha, len(keys), *keys, *arguments)
+                pipeline.execute_command("EVALSHA", _SHA, len(keys), *keys, *arguments)
             results = await self._execute(pipeline)
             # A server without the script refuses all calls of the pipeline alike, so running all again is safe.
             if not any(isinstance(result, NoScriptError) for result in results):
@@ -366,7 +376,7 @@ class Bus:
                 if lost is not None:
                     lost(error)
                 await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, 2.0)
+                pause_s = min(2 * pause_s, 0.5)
                 continue
             for _, entries in reply:
                 cursor = entries[-1][0]
@@ -404,15 +414,21 @@ class Bus:
         """Take at most `count` sessions whose holder has not renewed for `lease_ms`, or gave them back."""
         with _reaching_redis():
             try:
-                reply = await self._redis.xautoclaim(
-                    self.keys.offers(pool), WORKERS_GROUP, worker, min_idle_time=lease_ms, count=count
+                # Not XAUTOCLAIM: to fill one free slot it looks at ten leases only, always the oldest.
+                offers = self.keys.offers(pool)
+                silent = await self._redis.xpending_range(
+                    offers, WORKERS_GROUP, min="-", max="+", count=count, idle=lease_ms
+                )
+                ids = [lease["message_id"] for lease in silent]
+                claimed = (
+                    await self._redis.xclaim(offers, WORKERS_GROUP, worker, lease_ms, ids) if ids else []
                 )
             except ResponseError as error:
                 if "NOGROUP" not in str(error):
                     raise
                 await self.join(pool)
                 return []
-        return await self._lease(pool, worker, [entry for entry in reply[1] if entry[0] is not None])
+        return await self._lease(pool, worker, [entry for entry in claimed if entry[0] is not None])
 
     async def _lease(self, pool: str, worker: str, entries: Sequence[tuple[bytes, Any]]) -> list[Lease]:
         readable: list[tuple[bytes, Offer]] = []
@@ -475,17 +491,25 @@ class Bus:
         """
         if not cursors:
             return {}
-        sessions = {self.keys.audio(session): session for session in cursors}
-        with _reaching_redis():
-            reply = await self._redis.xread(
-                {key: cursors[session] for key, session in sessions.items()}, count=READ_ENTRIES
-            )
         found: dict[str, Logged] = {}
-        for key, entries in reply:
-            session = sessions[key]
+        for session, entries in await self._read_logs(cursors):
             if (logged := _following_entries(cursors[session], entries)).cursor != cursors[session]:
                 found[session] = logged
         return found
+
+    async def _read_logs(self, cursors: Mapping[str, bytes]) -> list[tuple[str, Any]]:
+        """In a cluster each session is read by itself: a command may touch one slot only. Still one round trip."""
+        sessions = {self.keys.audio(session): session for session in cursors}
+        if not self._servers.is_cluster:
+            with _reaching_redis():
+                wanted = {key: cursors[session] for key, session in sessions.items()}
+                reply = await self._redis.xread(wanted, count=READ_ENTRIES)
+            return [(sessions[key], entries) for key, entries in reply]
+        pipeline = self._redis.pipeline(transaction=False)
+        for key, session in sessions.items():
+            pipeline.xrange(key, min=b"(" + cursors[session], count=READ_ENTRIES)
+        logs = zip(sessions.values(), await self._execute(pipeline), strict=True)
+        return [(session, entries) for session, entries in logs if isinstance(entries, list)]
 
     async def publish(self, publications: Sequence[Publication]) -> list[Lease]:
         """Write events, checkpoints and trims, then tell the ingress nodes. Returns leases that are lost.

@@ -14,9 +14,10 @@ from typing import Any
 from arq import cron
 from arq.connections import ArqRedis
 from arq.worker import Worker
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from wire.entries import pack_job, unpack_job
+from wire.servers import close, parse, pool_for
 from wire.tasks import end
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ async def every_second(
     while not drain.is_set():
         try:
             await _work(redis_url, queue.decode(), call, drain)
-        except (RedisError, OSError, TimeoutError) as error:
+        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
             missed(error)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_PAUSE_S):
@@ -76,7 +77,8 @@ async def _work(
             except Exception as error:  # noqa: BLE001 arq would only log it; it belongs to the service
                 failed.set_exception(error)
 
-    redis = ArqRedis.from_url(redis_url, socket_connect_timeout=2, socket_timeout=5)
+    # In a cluster, all keys of a queue are in one slot (its name has a hash tag), so one server is all that arq needs.
+    redis = ArqRedis(connection_pool=await pool_for(parse(redis_url), queue.encode(), 5.0))
     redis.job_serializer, redis.job_deserializer = pack_job, unpack_job
     # arq's own keys know no namespace; a name with ours in it keeps two stacks on one server apart.
     name = f"{queue}:tick"
@@ -139,4 +141,4 @@ async def _let_go(worker: Worker, loop: "asyncio.Task[None]", redis: ArqRedis) -
         await redis.expire(
             worker.queue_name, QUEUE_TTL_S
         )  # a second added last, and cut off before its expiry
-    await redis.aclose(close_connection_pool=True)
+    await close(redis)

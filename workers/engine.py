@@ -19,10 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from wire import metrics
-from wire.entries import AudioFrame, Control, Event, Lease, Order, Publication, WorkerLoad
+from wire.entries import SAMPLE_RATE, AudioFrame, Control, Event, Lease, Order, Publication, WorkerLoad
 from wire.errors import INTERNAL_ERROR, BusUnavailable
 from wire.service import session_id
-from wire.streams import Bus
+from wire.streams import Bus, Logged
 from workers.pool import Pool
 from workers.recognizer import Hypothesis, Recognizer
 from workers.seat import Seat, refusal
@@ -38,6 +38,8 @@ OFFER_BLOCK_MS = 200
 LOOK_S = 0.2
 #: Pauses before the next try when Redis is away: the first, and the longest after growing.
 RETRY_S, LONGEST_RETRY_S = 0.2, 1.0
+#: Audio of more than so many seconds that comes after as long a silence of the log was held up on the way.
+HELD_UP_S = 1.0
 #: Steps over which what a step takes is averaged.
 PACE_STEPS = 16
 
@@ -151,7 +153,8 @@ class Engine:
             self._fail(seat)
             return
         self._seats[lease.session] = seat
-        again = lease.takes > 1 or lease.checkpoint is not None
+        seat.news_s = time.monotonic()
+        again = lease.takes > 1
         self._slots.seat(lease.session, lease.generation, seat.origin_ms, options, steady=again)
         self._tell(seat, Event.TAKEN)
         metrics.SLOTS_USED.labels(self._pool.name).set(len(self._seats))
@@ -230,9 +233,19 @@ class Engine:
         for name, logged in found.items():
             if (seat := self._seats.get(name)) is not None:
                 metrics.ENTRIES_REFUSED.inc(logged.refused)
+                self._notice_hold_up(seat, logged)
                 seat.receive(logged.cursor, logged.entries)
         for seat in list(self._seats.values()):
             self._guarded(seat, partial(self._feed, seat))
+
+    def _notice_hold_up(self, seat: Seat, logged: Logged) -> None:
+        """After an outage of Redis, or of its ingress, a session is heard as it would have been without one."""
+        now_s = time.monotonic()
+        frames = [entry for _, entry in logged.entries if isinstance(entry, AudioFrame)]
+        samples = sum(frame.end - frame.position for frame in frames)
+        if now_s - seat.news_s > HELD_UP_S and samples > HELD_UP_S * SAMPLE_RATE:
+            self._slots.steady(seat.session)
+        seat.news_s = now_s
 
     def _feed(self, seat: Seat) -> None:
         """Audio goes on to the slot; an order waits until all audio before it has been stepped."""

@@ -65,6 +65,7 @@ class Seat:
         self.leading_ms = self.ms(saved.position) if saved.lead else None
         self.tracker = TurnTracker(TurnRules.of(saved.params), saved.turn_order, self.ms(saved.position))
         self.flush_asked_s = 0.0
+        self.news_s = 0.0  # when its log had something new last
         self._queue: deque[tuple[bytes, AudioEntry]] = deque()
         # What was consumed and is still needed: (position reached, entry, parameters by then).
         self._marks: deque[tuple[int, bytes, Mapping[str, Any]]] = deque()
