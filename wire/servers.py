@@ -112,6 +112,11 @@ def _sentinel(servers: Servers, timeouts: Mapping[str, Any]) -> Any:
     return sentinel(servers.hosts, sentinel_kwargs=theirs, **{**options, **timeouts})
 
 
+def is_lost(error: RuntimeError) -> bool:
+    """Whether this is uvloop's word for a connection that ends while something is written to it."""
+    return "handler is closed" in str(error)
+
+
 async def close(client: Any) -> None:
     """End its connections."""
     await client.aclose()

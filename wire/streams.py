@@ -111,6 +111,10 @@ def _reaching_redis() -> Iterator[None]:
         yield
     except (*_UNREACHABLE, ResponseError, OSError) as error:  # also full, loading
         missed = error
+    except RuntimeError as error:
+        if not servers.is_lost(error):
+            raise
+        missed = error
     if task and task.cancelling() > cancelled:
         # redis-py sends through `wait_for`, which in Python 3.11 forgets a cancellation that meets the end of the
         # send (python/cpython#86296); a task in an endless loop would then never end.

@@ -17,7 +17,7 @@ from arq.worker import Worker
 from redis.exceptions import RedisClusterException, RedisError
 
 from wire.entries import pack_job, unpack_job
-from wire.servers import close, parse, pool_for
+from wire.servers import close, is_lost, parse, pool_for
 from wire.tasks import end
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,9 @@ async def every_second(
     while not drain.is_set():
         try:
             await _work(redis_url, queue.decode(), call, drain)
-        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+        except (RedisError, RedisClusterException, OSError, TimeoutError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not is_lost(error):
+                raise
             missed(error)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_PAUSE_S):

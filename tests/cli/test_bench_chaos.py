@@ -58,6 +58,7 @@ def test_a_killed_worker_loses_and_doubles_nothing() -> None:
     assert (row["lost"], row["doubled"]) == (0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.weights
 @pytest.mark.timeout(180)
 def test_a_redis_that_comes_back_empty_loses_doubles_and_changes_nothing() -> None:

@@ -25,7 +25,7 @@ from wire.entries import (
 from wire.errors import BusUnavailable
 from wire.keys import Keys
 from wire.params import SessionParams
-from wire.servers import parse
+from wire.servers import is_lost, parse
 from wire.streams import Bus, Restoration
 
 PARAMS = SessionParams().for_worker()
@@ -70,6 +70,12 @@ def test_what_is_no_url_is_told_without_its_secrets(url: str, text: str):
     with pytest.raises(ValueError, match=text) as told:
         parse(url)
     assert "secret" not in str(told.value)
+
+
+def test_only_a_lost_connection_is_one():
+    closed = "unable to perform operation on <TCPTransport closed=True>; the handler is closed"
+    assert is_lost(RuntimeError(closed))
+    assert not is_lost(RuntimeError("no running event loop"))
 
 
 class Fleet:
