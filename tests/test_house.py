@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("cli", "ingress", "licensing", "usage", "wire", "workers")
 
 PURE = {
+    "wire/acl.py",
     "wire/entries.py",
     "wire/errors.py",
     "wire/keys.py",

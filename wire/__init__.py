@@ -7,6 +7,7 @@ entries   what processes tell each other through Redis (msgpack)
 webhook_url  where a webhook may go, and what it may carry
 errors    the exception tree; error codes and close codes
 keys      every Redis key
+acl       what each service may do in Redis
 servers   the forms of REDIS_URL, and a client for each
 streams   the only code that talks to Redis (with `leases.lua`)
 accounts  licence and usage in Redis, over the connections of streams

@@ -13,6 +13,7 @@ from typing import Any
 
 from arq import cron
 from arq.connections import ArqRedis
+from arq.constants import in_progress_key_prefix, job_key_prefix, retry_key_prefix
 from arq.worker import Worker
 from redis.exceptions import RedisClusterException, RedisError
 
@@ -61,6 +62,38 @@ class _Worker(Worker):
     async def heart_beat(self) -> None:
         await super().heart_beat()  # adds the next second to the queue
         await self.pool.expire(self.queue_name, QUEUE_TTL_S)
+
+    async def finish_job(
+        self,
+        job_id: str,
+        finish: bool,
+        result_data: bytes | None,  # noqa: ARG002 arq passes it; our jobs have no results
+        result_timeout_s: float | None,  # noqa: ARG002
+        keep_result_forever: bool,  # noqa: ARG002
+        incr_score: int | None,
+        keep_in_progress: float | None,
+    ) -> None:
+        """As arq's, but for its list of aborted jobs: a key without a name, in another slot of a cluster than ours."""
+        async with self.pool.pipeline(transaction=True) as pipe:
+            running = in_progress_key_prefix + job_id
+            if keep_in_progress is None:
+                pipe.delete(running)
+            else:
+                pipe.pexpire(running, round(1000 * keep_in_progress))
+            if finish:
+                pipe.delete(retry_key_prefix + job_id, job_key_prefix + job_id)
+                pipe.zrem(self.queue_name, job_id)
+            elif incr_score:
+                pipe.zincrby(self.queue_name, incr_score, job_id)
+            await pipe.execute()
+
+    async def finish_failed_job(self, job_id: str, result_data: bytes | None) -> None:  # noqa: ARG002
+        async with self.pool.pipeline(transaction=True) as pipe:
+            pipe.delete(
+                *(prefix + job_id for prefix in (retry_key_prefix, in_progress_key_prefix, job_key_prefix))
+            )
+            pipe.zrem(self.queue_name, job_id)
+            await pipe.execute()
 
 
 async def _work(

@@ -2,11 +2,13 @@
 
 `Theatre`: two ingress nodes, two workers with real weights, licensing, usage and its tracker, as processes; a Redis
 that may be killed; and between it and each process a line (`cli/proxy.py`) that may be cut, stalled or slowed down.
+Each service is a user of its own in Redis (`wire/acl.py`), who is refused nothing.
 `Theatre.play` and `holds` ask it: every final once and in order, with the words of an undisturbed session, times that
 go on, usage exact, no lease and no slot held, nothing left in Redis once it has expired.
 """
 
 import itertools
+import secrets
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -21,6 +23,7 @@ from tests.conftest import _wait_until_sync as wait_until
 from tests.conversation import Conversation, is_final
 from tests.speech import chunks
 from tests.system.test_dues import API_KEY, READY_S, Desk, answers
+from wire import acl
 from wire.entries import WorkerLoad, unpack_load
 from wire.keys import WORKERS_GROUP, Keys
 
@@ -38,7 +41,12 @@ class Theatre(Desk):
     """See the module. A context manager."""
 
     def __init__(self, folder: Path, *redis_options: str) -> None:
-        self.server = redis_fleet.Server(redis_fleet.free_ports(1)[0], folder, *redis_options)
+        users = folder / "users.acl"
+        self.passwords = {service: secrets.token_hex(16) for service in acl.COMMANDS}
+        ours = "user default on nopass ~* &* +@all"
+        users.write_text(acl.render(self.passwords, Keys("chaos")).replace("user default off", ours))
+        port = redis_fleet.free_ports(1)[0]
+        self.server = redis_fleet.Server(port, folder, *redis_options, "--aclfile", str(users))
         super().__init__(folder, self.server.url, Keys("chaos"), up.free_port, wait_until)
         self.lines = {name: Proxy(self.server.port) for name in (*INGRESS, *WORKERS)}
         self.urls: dict[str, str] = {}
@@ -67,19 +75,31 @@ class Theatre(Desk):
         self.license(Terms("Chaos", 1, billing="usage"))
         port = self.free_port()
         self.vendor("tracker", port)
-        self.start("licensing", "licensing")
+        self.start("licensing", "licensing", REDIS_URL=self._url("licensing", self.server.url))
         tracked = {"USAGE_TRACKER_URL": f"http://127.0.0.1:{port}", "USAGE_TRACKING_API_KEY": API_KEY}
-        self.start("usage", "usage", ready=False, **tracked)
+        where = {"REDIS_URL": self._url("usage", self.server.url)}
+        self.start("usage", "usage", ready=False, **tracked, **where)
         for name in WORKERS:
-            self.start(
-                name, "worker", POOL, ready=False, WORKER=name, REDIS_URL=self.lines[name].url, **BRISK
-            )
+            where = {"WORKER": name, "REDIS_URL": self._url("worker", self.lines[name].url)}
+            self.start(name, "worker", POOL, ready=False, **where, **BRISK)
         for name in INGRESS:
             port = self.free_port()
             self.urls[name] = f"ws://localhost:{port}"
-            where = {"HOST": "127.0.0.1", "PORT": str(port), "REDIS_URL": self.lines[name].url}
+            where = {
+                "HOST": "127.0.0.1",
+                "PORT": str(port),
+                "REDIS_URL": self._url("ingress", self.lines[name].url),
+            }
             self.start(name, "ingress", ready=False, **where, **BRISK)
         self.until_ready()
+
+    def _url(self, service: str, url: str) -> str:
+        """As that service's user."""
+        return url.replace("://", f"://{service}:{self.passwords[service]}@")
+
+    def refused(self) -> list[object]:
+        """What Redis has refused to the services' users."""
+        return list(self.redis.acl_log())
 
     def is_ready(self, name: str) -> bool:
         """What its health check says."""
@@ -125,6 +145,7 @@ class Theatre(Desk):
         wait_until(lambda: self.redis.xlen(self.keys.offers(POOL)) == 0, within_s=READY_S)
         assert self.redis.xpending(self.keys.offers(POOL), WORKERS_GROUP)["pending"] == 0
         wait_until(self._idle, within_s=READY_S)
+        assert self.refused() == []
         immortal = [key for key in self._all_keys() if self.redis.ttl(key) == -1]
         assert immortal == []
 

@@ -167,6 +167,7 @@ def test_all_that_the_bus_does_works_and_goes_on_after_a_failover(run, fleet: Fl
         await everything(bus)
         before = await bus.incarnation()
         calls = 0
+        missed: list[Exception] = []
 
         async def called() -> None:
             nonlocal calls
@@ -175,8 +176,9 @@ def test_all_that_the_bus_does_works_and_goes_on_after_a_failover(run, fleet: Fl
         drain = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             queue = bus.keys.ticks("x")
-            tasks.create_task(ticks.every_second(fleet.url, queue, called, drain, lambda _: None))
-            await wait_until(lambda: calls > 0)
+            tasks.create_task(ticks.every_second(fleet.url, queue, called, drain, missed.append))
+            await wait_until(lambda: calls > 1)
+            assert missed == []
             fleet.victim.kill()
             await until_it_works(lambda: bus.report("p", "w", WorkerLoad(1, 1, 0, 0, "m")), wait_until)
             await until_it_works(bus.incarnation, wait_until)
