@@ -112,9 +112,17 @@ def _sentinel(servers: Servers, timeouts: Mapping[str, Any]) -> Any:
     return sentinel(servers.hosts, sentinel_kwargs=theirs, **{**options, **timeouts})
 
 
-def is_lost(error: RuntimeError) -> bool:
-    """Whether this is uvloop's word for a connection that ends while something is written to it."""
-    return "handler is closed" in str(error)
+def is_lost(error: Exception) -> bool:
+    """Whether this, too, means that a server is gone: uvloop's word for a connection that ends while something is
+    written to it, and what redis-py stumbles over when another task has just given up its connections or nodes.
+    """
+    if "handler is closed" in str(error):
+        return True
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    raised_in = str(trace.tb_frame.f_globals.get("__name__", "")) if trace else ""
+    return isinstance(error, AttributeError) and "'NoneType'" in str(error) and raised_in.startswith("redis.")
 
 
 async def close(client: Any) -> None:

@@ -111,7 +111,7 @@ def _reaching_redis() -> Iterator[None]:
         yield
     except (*_UNREACHABLE, ResponseError, OSError) as error:  # also full, loading
         missed = error
-    except RuntimeError as error:
+    except (RuntimeError, AttributeError) as error:
         if not servers.is_lost(error):
             raise
         missed = error
@@ -171,6 +171,15 @@ class Bus:
         client = self._connect(block_ms / 1000 + self._timeout_s)
         self._blocking.append(client)
         return client
+
+    async def _ask_owner(self, client: Any, key: bytes, words: Sequence[Any]) -> Any:
+        """A command whose keys the library does not find by itself: in a cluster it would ask a node where they are,
+        and go on asking the same one when that is dead.
+        """
+        if not self._servers.is_cluster:
+            return await client.execute_command(*words)
+        await client.initialize()
+        return await client.execute_command(*words, target_nodes=[client.get_node_from_key(key)])
 
     async def ping(self) -> None:
         """Raises BusUnavailable."""
@@ -374,7 +383,8 @@ class Bus:
         while True:
             try:
                 with _reaching_redis():
-                    reply = await client.xread({key: cursor}, count=1000, block=block_ms)
+                    words = ("XREAD", "COUNT", 1000, "BLOCK", block_ms, "STREAMS", key, cursor)
+                    reply = await self._ask_owner(client, key, words)
                 pause_s = 0.05
             except BusUnavailable as error:
                 if lost is not None:
@@ -404,9 +414,9 @@ class Bus:
             self._taking = self._connect_blocking(block_ms)
         with _reaching_redis():
             try:
-                reply = await self._taking.xreadgroup(
-                    WORKERS_GROUP, worker, {self.keys.offers(pool): ">"}, count=count, block=block_ms
-                )
+                key, group = self.keys.offers(pool), ("GROUP", WORKERS_GROUP, worker)
+                words = ("XREADGROUP", *group, "COUNT", count, "BLOCK", block_ms, "STREAMS", key, ">")
+                reply = await self._ask_owner(self._taking, key, words)
             except ResponseError as error:
                 if "NOGROUP" not in str(error):
                     raise

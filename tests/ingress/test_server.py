@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from cli import redis_fleet
 from cli.redis_server import find
 from ingress import server
 from ingress.server import Ingress, serve
@@ -1969,3 +1970,47 @@ def test_a_client_that_says_goodbye_is_not_waited_for(run, nodes: Nodes, wait_un
             await wait_until(lambda: not node.ingress._clients)
 
     run(scenario())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# servers that stand in for each other
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # see tests/wire/test_servers.py
+@pytest.mark.parametrize("kind", ["sentinel", "cluster 0", "cluster 1", "cluster 2"])
+def test_a_session_goes_on_when_a_replica_takes_the_place_of_its_master(
+    run, redis_url: str, namespace: str, wait_until, tmp_path: Path, kind: str
+):
+    """In the cluster each master is killed once: that of the session's keys, that of the offers, that of the inbox."""
+
+    def patient(condition: Callable[[], Any]) -> Any:
+        return wait_until(condition, within_s=60)
+
+    async def scenario(url: str, victim: redis_fleet.Server) -> None:
+        async with Nodes(url, namespace, patient)() as node, node.client() as client:
+            await begin(client)
+            for _ in range(5):
+                await client.send(FRAME)
+            await patient(lambda: len(only(node.worker).pcm) == 5 * len(FRAME))
+            lease = only(node.worker).lease
+            await asyncio.to_thread(victim.kill)
+            for _ in range(5):
+                await client.send(FRAME)
+            await patient(lambda: only(node.worker).lease.generation > lease.generation)
+            await patient(lambda: node.probe.ready)
+            await client.send(TERMINATE)
+            messages, code, _ = await rest(client)
+            assert (messages[0]["transcript"], code) == ("8000 samples", 1000)
+
+    if kind == "sentinel":
+        with redis_fleet.sentinels(redis_fleet.free_ports(5), tmp_path) as (master, _, watchers):
+            hosts = ",".join(f"127.0.0.1:{watcher.port}" for watcher in watchers)
+            run(scenario(f"redis+sentinel://{hosts}/{redis_fleet.SERVICE}", master))
+    else:
+        with redis_fleet.cluster(redis_fleet.free_ports(6), tmp_path) as servers:
+            hosts = ",".join(f"127.0.0.1:{server.port}" for server in servers)
+            run(scenario(f"redis+cluster://{hosts}", servers[int(kind.split()[1])]))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.asyncio.cluster import NodesManager
 
 from cli import redis_fleet
 from cli.redis_fleet import SERVICE, Server, free_ports
@@ -75,6 +76,11 @@ def test_what_is_no_url_is_told_without_its_secrets(url: str, text: str):
 def test_only_a_lost_connection_is_one():
     closed = "unable to perform operation on <TCPTransport closed=True>; the handler is closed"
     assert is_lost(RuntimeError(closed))
+    assert not is_lost(AttributeError("'NoneType' object has no attribute 'session'"))  # a bug of ours
+    theirs: Any = NodesManager
+    with pytest.raises(AttributeError) as told:
+        theirs.set_nodes(None, {}, None)
+    assert is_lost(told.value)
     assert not is_lost(RuntimeError("no running event loop"))
 
 
