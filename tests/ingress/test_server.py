@@ -1976,12 +1976,13 @@ def test_a_client_that_says_goodbye_is_not_waited_for(run, nodes: Nodes, wait_un
 # servers that stand in for each other
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(180)
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )  # see tests/wire/test_servers.py
-@pytest.mark.parametrize("kind", ["sentinel", "cluster 0", "cluster 1", "cluster 2"])
+@pytest.mark.parametrize(
+    "kind", ["sentinel", "cluster 0", *(pytest.param(f"cluster {n}", marks=pytest.mark.slow) for n in (1, 2))]
+)
 def test_a_session_goes_on_when_a_replica_takes_the_place_of_its_master(
     run, redis_url: str, namespace: str, wait_until, tmp_path: Path, kind: str
 ):
