@@ -11,6 +11,7 @@ client        the client's side of a session, shared by transcribe, mic, demo an
 latencies     what a session's messages say about delays
 display       a session on a terminal, in a log, or as JSON lines
 dues          licensing and usage: the services, licences as files, the reference issuer and tracker
+replay        recorded sessions: `steno replay` (replay_show, _files, _report, _diff, _run, _play: what its commands do)
 served        what a running server has deployed: `steno models served`
 scenes        what the demo plays, a scene for each pool
 spoken        recordings in nine languages, for the demo and the benchmarks

@@ -192,6 +192,39 @@ def churn(
         )
 
 
+@app.command(epilog="[bold]Examples[/]\n  [cyan]steno bench record --rounds 5[/]")
+def record(
+    crowd: Annotated[int, typer.Option(min=1, help="Sessions on ingress, without a model.")] = 250,
+    sessions: Annotated[int, typer.Option(min=1, help="Sessions on the worker.")] = 4,
+    *,
+    seconds: Annotated[float, typer.Option(min=2, help="Audio of each session, in s.")] = 20,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each mode is run.")] = 3,
+    as_json: AsJson = False,
+    out: Out = RESULTS,
+    quick: Quick = False,
+) -> None:
+    """What recording sessions costs ingress and a worker, plain and encrypted."""
+    from cli import bench_picture, bench_record
+
+    with _measuring(as_json, [bench_record.POOL]) as tell:
+        if quick:
+            crowd, sessions, seconds, rounds = min(crowd, 20), 1, 3.0, 1
+        result = _result("record", bench_record.run(crowd, sessions, seconds, rounds, tell), quick)
+    values = {
+        f"{part}, {mode}: cores per session": cores
+        for part, found in result["cores"].items()
+        for mode, cores in found.items()
+    }
+    _write(result, out, lambda path: bench_picture.delays(values, {}, _title(result), path, "cores"))
+    rows = [
+        (row["part"], row["mode"], row["cores"], None if row["share"] is None else f"{row['share']:+.1%}")
+        for row in result["rows"]
+    ]
+    _print(result, ("part", "mode", "cores per session", "share"), rows, as_json)
+    if not as_json:
+        _say(f"goal: recording adds less than {result['goals']['share']:.0%} to each")
+
+
 @app.command(epilog="[bold]Examples[/]\n  [cyan]steno bench handshake --connections 1000[/]")
 def handshake(
     connections: Annotated[int, typer.Option(min=1, max=20_000, help="Clients at once.")] = 1_000,
@@ -226,6 +259,57 @@ def handshake(
     if not as_json:
         _say(
             f"goal: none above {bench_handshake.GOAL_MAX_MS:.0f} ms: {'holds' if result['holds'] else 'missed'}"
+        )
+
+
+@app.command(epilog="[bold]Examples[/]\n  [cyan]steno bench ingress --sessions 250,500,1000 --seconds 20[/]")
+def ingress(
+    sessions: Annotated[
+        str, typer.Option(metavar="N,...", help="Levels to try, in growing order.")
+    ] = "100,250,500,750,1000,1250",
+    seconds: Annotated[float, typer.Option(min=1, help="How long each level is measured, in s.")] = 10,
+    every: Annotated[bool, typer.Option("--every", help="Go on after a level that does not hold.")] = False,
+    as_json: AsJson = False,
+    out: Out = RESULTS,
+    quick: Quick = False,
+) -> None:
+    """How many sessions one ingress holds, and what it adds to their delay; beside a bare receive loop."""
+    from cli import bench_ingress, bench_picture
+
+    counts = sorted(set(_counts("50,100" if quick else sessions)))
+    with _measuring(as_json, pools=()) as tell:
+        measured = bench_ingress.run(counts, 3 if quick else seconds, tell, every or quick)
+        result = _result("ingress", measured, quick)
+    _write(result, out, lambda path: bench_picture.ingress(result["levels"], _title(result), path))
+    parts = {
+        "sessions": "sessions",
+        "added_p50_ms": "added p50",
+        "added_p99_ms": "p99",
+        "inbound_p50_ms": "inbound p50",
+        "inbound_p99_ms": "p99",
+        "outbound_p50_ms": "outbound p50",
+        "outbound_p99_ms": "p99",
+        "begin_p99_ms": "begin p99",
+        "session_kib": "KiB each",
+        "per_core": "per core",
+        "of_bare": "of bare",
+        "generator_late_p99_ms": "late p99",
+    }
+    services = list(result["levels"][0]["cores"])
+    rows = [
+        (
+            *(level[part] for part in parts),
+            *(f"{level['cores'][name]:.2f}" for name in services),
+            "yes" if level["holds"] else ", ".join(level["falls_short"]),
+        )
+        for level in result["levels"]
+    ]
+    _print(result, (*parts.values(), *services, "holds"), rows, as_json)
+    if not as_json:
+        goals = bench_ingress.GOALS
+        _say(
+            f"holds [bold]{result['holds']}[/] sessions (goal: {goals['sessions']:.0f}; added p99 at most "
+            f"{goals['added_p99_ms']:.0f} ms, {goals['of_bare']} of the bare loop). Delays in ms, services in cores"
         )
 
 
@@ -306,6 +390,29 @@ def keyterms(
                 f"{pool}: terms that nobody says cost recordings {worse:+.2f} points "
                 f"(goal: at most {bench_keyterms.GOAL_POINTS:+})"
             )
+
+
+@app.command(epilog="[bold]Examples[/]\n  [cyan]steno bench capacity --sessions 500,2000[/]")
+def capacity(
+    sessions: Annotated[str, typer.Option(metavar="N,...", help="How many to plan for.")] = "100,1000,10000",
+    results: Annotated[Path, typer.Option(help="Folder with the results of the other benchmarks.")] = RESULTS,
+    to: Annotated[Path | None, typer.Option(help="Write the page here instead of showing it.")] = None,
+) -> None:
+    """What so many sessions need, computed from results that are there; writes CAPACITY.md."""
+    from cli import bench_capacity
+
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
+    if not found:
+        raise typer.BadParameter(
+            f"no results in {results}: run `steno bench ingress` and `steno bench worker` first",
+            param_hint="--results",
+        )
+    told = bench_capacity.page(found, str(results), _counts(sessions))
+    if to is None:
+        typer.echo(told, nl=False)
+    else:
+        to.write_text(told)
+        _say(f"[dim]written: {to}[/]")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

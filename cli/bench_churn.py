@@ -22,7 +22,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from cli import bench_scripted, bench_tls, redis_server, up
-from cli.bench_machine import metric, tool
+from cli.bench_machine import largest, metric
 from wire.streams import FORGOTTEN_TTL_S
 
 AT_ONCE = 50
@@ -158,9 +158,7 @@ def _state(stack: up.Stack, redis: redis_server.EmbeddedRedis) -> dict[str, floa
     port = stack.probe_ports["ingress"]
     _until(lambda: _value(port, "steno_sessions_open") == 0, 30, "sessions that do not end")
     time.sleep(1.5)  # the gauge of tasks is set once a second
-    process = tool("psutil").Process(stack.pids["ingress"])
-    family = [process, *process.children(recursive=True)]
-    ingress = max(family, key=lambda member: member.memory_info().rss)
+    ingress = largest(stack.pids["ingress"])
     return {
         "ingress_rss_kib": ingress.memory_info().rss // 1024,
         "files": ingress.num_fds(),

@@ -97,7 +97,7 @@ class Door:
     def __init__(
         self, redis_url: str, log: Path, count: int, certificate: bench_tls.Certificate | None = None
     ) -> None:
-        self.port, self._probe_port = (up.free_port() for _ in range(2))
+        self.port, self.probe_port = (up.free_port() for _ in range(2))
         env = {
             "HOST": up.LOCAL_HOST,
             "PORT": str(self.port),
@@ -105,7 +105,7 @@ class Door:
             "MAX_SESSIONS": str(2 * count),
             "ADMISSION_TIMEOUT_S": "120",  # there is no worker
             "PROBE_HOST": up.LOCAL_HOST,
-            "PROBE_PORT": str(self._probe_port),
+            "PROBE_PORT": str(self.probe_port),
             "DRAIN_GRACE_S": "0",
             "LICENSE_REQUIRED": "false",
             **(certificate.env() if certificate else {}),
@@ -117,7 +117,7 @@ class Door:
     def wait(self) -> None:
         """Until it is ready and nobody is inside. Raises StackFailed."""
         deadline_s = time.monotonic() + READY_TIMEOUT_S
-        while not (up.is_ready(self._probe_port) and self._inside() == 0):
+        while not (up.is_ready(self.probe_port) and self._inside() == 0):
             self.check()
             if time.monotonic() > deadline_s:
                 raise up.StackFailed(f"the ingress is not ready after {READY_TIMEOUT_S:.0f} s")
@@ -129,7 +129,7 @@ class Door:
             raise up.StackFailed(f"the ingress died ({died_of(code)})\n{self.child.tail()}")
 
     def _inside(self) -> int:
-        return int(metric(self._probe_port, "steno_sessions_open").get("", -1))
+        return int(metric(self.probe_port, "steno_sessions_open").get("", -1))
 
 
 def send(port: int, count: int, certificate: bench_tls.Certificate | None = None) -> Crowd:

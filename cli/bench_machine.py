@@ -111,6 +111,12 @@ class Usage:
         return sum(sum(member.cpu_times()[:2]) for member in family)
 
 
+def largest(pid: int) -> Any:
+    """Of a process and its children the one with the most memory: the service itself, where a keeper started it."""
+    process = tool("psutil").Process(pid)
+    return max((process, *process.children(recursive=True)), key=lambda member: member.memory_info().rss)
+
+
 def metric(port: int, name: str) -> dict[str, float]:
     """The series of one metric on a service's `/metrics`: what stands between name and value -> value."""
     connection = HTTPConnection(up.LOCAL_HOST, port, timeout=5)

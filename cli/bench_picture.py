@@ -47,8 +47,32 @@ def sessions(levels: Sequence[Mapping[str, Any]], title: str, goal_ms: float, pa
     _save(figure, path)
 
 
+def ingress(levels: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
+    """What an ingress adds to delays, and processor use, over the number of sessions."""
+    figure, (delays, cores) = _figure(2, title)
+    counts = [level["sessions"] for level in levels]
+    for way, style in (("inbound", "o"), ("outbound", "s"), ("added", "^")):
+        for part, line in ((50, "--"), (99, "-")):
+            values = [level[f"{way}_p{part}_ms"] for level in levels]
+            known = [(count, value) for count, value in zip(counts, values, strict=True) if value is not None]
+            if known:
+                delays.plot(*zip(*known, strict=True), style + line, label=f"{way}, p{part}")
+    delays.set(ylabel="ms", yscale="log", xticks=counts)
+    for name in levels[0]["cores"] if levels else ():
+        cores.plot(counts, [level["cores"][name] for level in levels], "o-", label=name)
+    cores.set(xlabel="live sessions", ylabel="cores in use", xticks=counts)
+    for axis in (delays, cores):
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    _save(figure, path)
+
+
 def delays(
-    measured: Mapping[str, Sequence[float]], goals: Mapping[str, float], title: str, path: Path
+    measured: Mapping[str, Sequence[float]],
+    goals: Mapping[str, float],
+    title: str,
+    path: Path,
+    unit: str = "ms",
 ) -> None:
     """Every measured value as a dot, medians as bars, goals as lines; one row for each measure."""
     shown = {name: values for name, values in measured.items() if values}
@@ -62,7 +86,7 @@ def delays(
         axis.title.set_fontsize(9)
         axis.set_xlim(left=min(0.0, *values) - 5)
         axis.grid(alpha=0.3)
-    axes[-1].set_xlabel("ms")
+    axes[-1].set_xlabel(unit)
     _save(figure, path)
 
 

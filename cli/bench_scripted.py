@@ -2,6 +2,9 @@
 
 It takes every offer of the english pool, reads all audio as a worker does, tells a partial for each half second of it,
 and answers Terminate with one final. It runs as a process of its own until its pipe is closed.
+
+The one word of a partial tells times: when Redis had its newest audio, how long the worker's read took, and when the
+worker told it, in ms with slashes between (`cli/bench_crowd.py` reads them).
 """
 
 import asyncio
@@ -15,6 +18,7 @@ from multiprocessing.connection import Connection
 from wire.entries import (
     SAMPLE_RATE,
     AudioFrame,
+    Checkpoint,
     Event,
     Lease,
     Order,
@@ -39,6 +43,7 @@ class _Served:
     samples: int = 0
     told: int = 0
     sequence: int = 0
+    appended_ms: float = 0.0
 
     def event(self, kind: Event, final: bool = False, text: str = "") -> SessionEvent:
         number, self.sequence = self.sequence, self.sequence + 1
@@ -47,9 +52,13 @@ class _Served:
             self.lease.session, self.lease.generation, number, kind, heard_ms, order, final, text
         )
 
-    def turn(self, final: bool) -> SessionEvent:
+    def checkpoint(self) -> Checkpoint:
+        """All audio so far is done with: the log stays short."""
+        return Checkpoint(0, self.samples, self.cursor.decode(), self.lease.offer.params)
+
+    def turn(self, final: bool, times: str = "words") -> SessionEvent:
         end_ms = max(1, self.samples * 1000 // SAMPLE_RATE)
-        word = Word(0, end_ms, "words", 0.9, final)
+        word = Word(0, end_ms, times, 0.9, final)
         text = dump(Turn(0, False, final, "words" if final else "", 0.5, (word,)))
         return self.event(Event.MESSAGE, final, text)
 
@@ -112,19 +121,28 @@ async def _step(bus: Bus, served: dict[str, _Served]) -> None:
         started_s = time.monotonic()
         outbox: list[Publication] = []
         over: list[Lease] = []
-        for session, logged in (await bus.read({name: one.cursor for name, one in served.items()})).items():
+        heard: list[_Served] = []
+        read = await bus.read({name: one.cursor for name, one in served.items()})
+        read_ms = (time.monotonic() - started_s) * 1000
+        for session, logged in read.items():
             one = served[session]
             one.cursor = logged.cursor
             orders = [entry.order for _, entry in logged.entries if not isinstance(entry, AudioFrame)]
             ends = [entry.end for _, entry in logged.entries if isinstance(entry, AudioFrame)]
             one.samples = max([one.samples, *ends])
+            # Redis tells whole ms, rounded down.
+            one.appended_ms = int(logged.cursor.partition(b"-")[0]) + 0.5
             if Order.TERMINATE in orders:
                 outbox.append(Publication(one.lease, (one.turn(True), one.event(Event.DONE))))
             if Order.TERMINATE in orders or Order.ABANDON in orders:
                 over.append(one.lease)
             elif one.samples - one.told >= PARTIAL_S * SAMPLE_RATE:
                 one.told = one.samples
-                outbox.append(Publication(one.lease, (one.turn(False),)))
+                heard.append(one)
+        told_ms = time.time() * 1000
+        for one in heard:
+            times = f"{one.appended_ms}/{read_ms:.2f}/{told_ms:.2f}"
+            outbox.append(Publication(one.lease, (one.turn(False, times),), one.checkpoint()))
         await bus.publish(outbox)
         await bus.settle(POOL, NAME, over)
         for lease in over:

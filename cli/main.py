@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import bench, dues
+from cli import bench, dues, replay
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,6 +47,7 @@ models_app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(models_app, name="models", rich_help_panel=STOCK)
+app.add_typer(replay.app, name="replay", rich_help_panel=SERVERS)
 app.add_typer(bench.app, name="bench", rich_help_panel=STOCK)
 app.command("licensing", rich_help_panel=DUES, epilog=dues.LICENSING_EXAMPLES)(dues.licensing)
 app.add_typer(dues.license_app, name="license", rich_help_panel=DUES)
@@ -57,18 +58,10 @@ app.add_typer(dues.tracker_app, name="tracker", rich_help_panel=DUES)
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"steno {version()}")
+        from wire.release import software
+
+        typer.echo(f"steno {software()}")
         raise typer.Exit
-
-
-def version() -> str:
-    """The installed version, or a word for a tree that was not installed."""
-    from importlib import metadata
-
-    try:
-        return metadata.version("steno")
-    except metadata.PackageNotFoundError:
-        return "(not installed)"
 
 
 @app.callback()
@@ -235,7 +228,7 @@ WithParent = Annotated[
     epilog=_example(
         "steno up",
         "steno up --port 9000 --workers 2",
-        "steno up --pools english,multilang",
+        "steno up --pools english,multilang --console",
         "SLOTS=8 steno up --redis-url redis://localhost:6379/0",
     ),
 )
@@ -257,6 +250,9 @@ def up(
         typer.Option(min=1, max=64, help="Worker processes of each pool; on CPUs at most one per core pays."),
     ] = 1,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the services' logs.")] = False,
+    console: Annotated[
+        bool, typer.Option("--console", help="Run the web console as well, on http://localhost:8090.")
+    ] = False,
 ) -> None:
     """Run the whole stack on this machine until Ctrl-C.
 
@@ -266,7 +262,7 @@ def up(
     """
     from cli import up as command
 
-    command.run(port, _names(pools), host, redis_url, verbose, workers, _output())
+    command.run(port, _names(pools), host, redis_url, verbose, workers, _output(), console)
 
 
 @app.command(rich_help_panel=SERVERS, epilog=_example("steno ingress", "steno ingress --settings"))
@@ -286,6 +282,34 @@ def ingress(settings: ShowSettings = False, with_parent: WithParent = False) -> 
     loaded = service.load(IngressSettings)
     service.configure_logging(loaded.logging_level, loaded.use_structured_logging)
     with service.Probe(loaded.probe_host, loaded.probe_port, "ingress") as probe:
+        raise typer.Exit(service.run(lambda drain: serve(loaded, drain, probe)))
+
+
+@app.command(
+    rich_help_panel=SERVERS,
+    epilog=_example(
+        "steno console",
+        "steno console --settings",
+        "CONSOLE_HOST=0.0.0.0 CONSOLE_TOKEN=$(openssl rand -hex 24) steno console",
+    ),
+)
+def console(settings: ShowSettings = False, with_parent: WithParent = False) -> None:
+    """Run the web console: pools, sessions, licence and delays in a browser, and a page to try the stack from.
+
+    It changes nothing. http://localhost:8090 for this machine; for others it needs a token. Configured by environment
+    variables only.
+    """
+    from console.settings import ConsoleSettings
+
+    if settings:
+        return show_settings(ConsoleSettings)
+    from console.server import serve
+    from wire import service
+
+    _watch_parent(with_parent)
+    loaded = service.load(ConsoleSettings)
+    service.configure_logging(loaded.logging_level, loaded.use_structured_logging)
+    with service.Probe(loaded.probe_host, loaded.probe_port, "console") as probe:
         raise typer.Exit(service.run(lambda drain: serve(loaded, drain, probe)))
 
 

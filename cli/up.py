@@ -24,6 +24,7 @@ from rich.markup import escape
 
 from cli import dues, models, redis_server
 from cli.child import Child, died_of
+from console.settings import ConsoleSettings, url
 from wire import service
 from wire.errors import SettingsError, StackError
 from workers.entry import POOLS
@@ -53,7 +54,7 @@ class Stack:
     (`fetch_weights`).
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 each is a choice of whoever runs a stack
         self,
         port: int = 0,
         pools: Sequence[str] = ("english",),
@@ -63,6 +64,8 @@ class Stack:
         verbose: bool = False,
         announce: Announce | None = None,
         workers: int = 1,
+        *,
+        console: bool = False,
     ) -> None:
         self.host = host
         self.port = port
@@ -72,6 +75,9 @@ class Stack:
         self._redis_url = redis_url
         self._env = _defaults(verbose, workers * len(self.pools)) | dict(env or {})
         self._workers = workers
+        self._console = console
+        #: Where browsers connect, once started with a console.
+        self.console_url = ""
         self._verbose = verbose
         self._announce = announce
         self._redis: redis_server.EmbeddedRedis | None = None
@@ -162,13 +168,15 @@ class Stack:
                 self._spawn(name, what, ["worker", pool], {"REDIS_URL": redis_url})
         where = {"HOST": self.host, "PORT": str(self.port), "REDIS_URL": redis_url}
         self._spawn("ingress", self.url, ["ingress"], where)
+        if self._console:
+            self._start_console(redis_url)
         self._wait(self._services, started_s)
 
     def _start_redis(self) -> str:
         started_s = time.monotonic()
         self._redis = redis_server.EmbeddedRedis(log=self._log("redis"))
         self._redis.start()
-        self._tell("redis", "in memory, for this stack only", started_s)
+        self._tell("redis", f"{self._redis.url}, in memory, for this stack only", started_s)
         return self._redis.url
 
     def _wait(self, names: Iterable[str], started_s: float) -> None:
@@ -191,6 +199,20 @@ class Stack:
         self._spawn("licensing", what, ["licensing"], local | where)
         if tracker := env.get("USAGE_TRACKER_URL"):
             self._spawn("usage", tracker, ["usage"], where)
+
+    def _start_console(self, redis_url: str) -> None:
+        """The web console, which knows where the other services' metrics are."""
+        settings = service.load(ConsoleSettings)
+        port = int(self._env.get("CONSOLE_PORT", settings.console_port)) or free_port()
+        self.console_url = url(settings.console_host, port)
+        metrics = ",".join(f"http://{LOCAL_HOST}:{port}/metrics" for port in self.probe_ports.values())
+        where = {
+            "REDIS_URL": redis_url,
+            "CONSOLE_PORT": str(port),
+            "CONSOLE_INGRESS_URL": self.url,
+            "CONSOLE_METRICS_URLS": metrics,
+        }
+        self._spawn("console", self.console_url, ["console"], where)
 
     def _spawn(self, name: str, what: str, command: Sequence[str], env: Mapping[str, str]) -> None:
         self._whats[name] = what
@@ -217,6 +239,7 @@ def run(
     verbose: bool,
     workers: int,
     console: Console,
+    with_console: bool = False,
 ) -> None:
     """`steno up`: serve until Ctrl-C or SIGTERM. Raises StackError."""
     check_pools(pools)
@@ -225,7 +248,9 @@ def run(
             _checked_port(host, port)  # before a long download
             fetch_weights(console, with_redis=redis_url is None, pools=pools)
             announce = announcer(console)
-            stack = Stack(port, pools, host, redis_url, verbose=verbose, announce=announce, workers=workers)
+            stack = Stack(
+                port, pools, host, redis_url, None, verbose, announce, workers, console=with_console
+            )
             with stack:
                 console.print(f"\n[bold]serving {stack.url}[/]   Ctrl-C stops", highlight=False)
                 console.print("[dim]try, in another terminal:  steno transcribe FILE   or   steno mic[/]")

@@ -17,6 +17,10 @@ laps          what a session has used, told in cumulative records
 dues          performs both: status heard, laps written
 pools         which pools are served now, as far as this node knows
 ledger        what the sessions' audio logs should hold, to be written again if Redis loses it
+consent       whether a session is recorded
+tape          what is recorded of it: its inputs and what followed from them
+recorder      performs both: recordings begun, noted, ended, kept within their limits
 outbox        gathers what the node has to tell Redis, and writes it once per tick
-server        performs what the others decide; the only file that knows websockets
+connection    a client's WebSocket: a short way for audio, the library's for the rest
+server        performs what the others decide
 """

@@ -7,7 +7,7 @@ Keys are kept as SHA-256 digests, and every presented text is compared with all 
 nothing about which one it nearly was. A key that nobody could guess is the operator's part.
 
     API_KEYS        KEY,KEY,...
-    API_KEYS_FILE   one a line: KEY [name=NAME] [sessions=N]   # and what comes after a hash is a comment
+    API_KEYS_FILE   one a line: KEY [name=NAME] [sessions=N] [record=yes|no]   # a comment
 """
 
 import hashlib
@@ -31,12 +31,15 @@ class KeysError(StackError):
 
 @dataclass(frozen=True)
 class Key:
-    """One API key. `place` is where it was read; `name`: for logs; `sessions`: most at once, over all nodes."""
+    """One API key. `place` is where it was read; `name`: for logs; `sessions`: most at once, over all nodes;
+    `record`: whether its sessions are recorded (`ingress/consent.py`), None where it says nothing.
+    """
 
     place: str
     name: str
     digest: bytes = field(repr=False)
     sessions: int | None = None
+    record: bool | None = None
 
     @property
     def holder(self) -> str:
@@ -49,6 +52,7 @@ class Grant:
     """What a client may do. `holder` and `sessions` are None where the number of sessions is not limited.
 
     `key` tells whose sessions are whose: the same for all that was presented of one API key; empty with the door open.
+    `record` is what the key's line says.
     """
 
     name: str = ""
@@ -56,6 +60,7 @@ class Grant:
     sessions: int | None = None
     max_session_s: float | None = None
     key: str = field(default="", repr=False)
+    record: bool | None = None
 
 
 def parse_list(text: str) -> list[Key]:
@@ -93,16 +98,19 @@ def _key(words: list[str], place: str) -> Key:
     text, *options = words
     if not re.fullmatch("[!-~]+", text) or len(text) > MAX_KEY:
         raise KeysError(f"{place}: a key is at most {MAX_KEY} printable ASCII characters without spaces")
-    name, sessions = place, None
+    name, sessions, record = place, None, None
     for option in options:
         what, _, value = option.partition("=")
         if what == "name" and 0 < len(value) <= MAX_NAME and value.isprintable():
             name = value
         elif what == "sessions" and re.fullmatch("[1-9][0-9]{0,8}", value):
             sessions = int(value)
+        elif what == "record" and value in ("yes", "no"):
+            record = value == "yes"
         else:  # not shown: it may be half of a key
-            raise KeysError(f"{place}: after the key there may be name=NAME and sessions=N, and nothing else")
-    return Key(place, name, _digest(text), sessions)
+            allowed = "name=NAME, sessions=N and record=yes|no"
+            raise KeysError(f"{place}: after the key there may be {allowed}, and nothing else")
+    return Key(place, name, _digest(text), sessions, record)
 
 
 def _digest(text: str) -> bytes:
@@ -157,7 +165,8 @@ class Credentials:
 
     def _grant_of_key(self, key: Key, max_session_s: float | None = None) -> Grant:
         sessions = key.sessions or self._sessions
-        return Grant(key.name, key.holder if sessions else None, sessions, max_session_s, key.holder)
+        holder = key.holder if sessions else None
+        return Grant(key.name, holder, sessions, max_session_s, key.holder, key.record)
 
     def _grant_of_token(self, claims: Claims) -> Grant:
         if self._keys is None:

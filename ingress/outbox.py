@@ -46,7 +46,7 @@ class Outbox:
         self._withdrawn: deque[tuple[Offer, bytes]] = deque()
         self._forgotten: deque[str] = deque()
         self._freed: deque[tuple[str, str]] = deque()
-        self._lost: dict[str, tuple[Offer, bytes, Restored]] = {}
+        self._lost: dict[str, tuple[Offer, bytes, int, Restored]] = {}
 
     def append(self, session: str, entry: AudioEntry) -> None:
         """To the session's audio log, after everything appended before.
@@ -87,12 +87,12 @@ class Outbox:
         self._freed.append((holder, session))
         self._work.set()
 
-    def restore(self, offer: Offer, offer_id: bytes, restored: "Restored") -> None:
-        """Write anew what Redis has lost of the session, and offer it anew.
+    def restore(self, offer: Offer, offer_id: bytes, generation: int, restored: "Restored") -> None:
+        """Write anew what Redis has lost of the session, and offer it anew. `generation`: the newest that was heard of.
 
         `restored` is called with the new offer's id, or with None if what is lost is not held here any more.
         """
-        self._lost[offer.session] = offer, offer_id, restored
+        self._lost[offer.session] = offer, offer_id, generation, restored
         self._work.set()
 
     async def run(self, missed: Callable[[BusUnavailable], None]) -> None:
@@ -138,12 +138,14 @@ class Outbox:
     async def _restore_lost(self) -> None:
         """Here, between two appends: nothing of a session may be written while its log is written anew."""
         for session, wanted in list(self._lost.items()):
-            offer, offer_id, restored = wanted
+            offer, offer_id, generation, restored = wanted
             log = self.ledger.log(session)
             made = None
             if log is not None:
                 stamp = time.time_ns() // 1_000_000
-                lost = Restoration(offer, offer_id, log.generation, log.checkpoint, log.entries, stamp)
+                lost = Restoration(
+                    offer, offer_id, max(generation, log.generation), log.checkpoint, log.entries, stamp
+                )
                 made = await self._bus.restore(lost)
                 if log.entries:
                     self.ledger.written(session, log.entries[-1][0])

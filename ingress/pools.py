@@ -46,6 +46,11 @@ class Pools:
         served = self.served(now)
         return unserved(pool, model, served) if served and pool not in served else None
 
+    def spare(self, pool: str) -> int:
+        """Slots that are left when all who wait for a worker have one, as far as is known; negative: too few."""
+        loads = self._loads.get(pool, {})
+        return sum(load.free for load in loads.values()) - self._waiting.get(pool, 0)
+
     def page(self, default: str, now: float) -> dict[str, Any] | None:
         """What `/v1/models` tells: every pool that there can be, and the model of who names none (`default`); None
         before anything was heard. `age_s`: how old the news are.

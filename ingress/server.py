@@ -1,7 +1,7 @@
-"""One ingress node: performs what `Session` asks; the only file that knows websockets.
+"""One ingress node: performs what `Session` asks.
 
-A connection costs one coroutine, its own handler, which reads and decides. Everything else is done once for the whole
-node, by nine loops:
+A connection costs one coroutine, which waits for its end; what it says is decided on where it arrives
+(`ingress/connection.py`). Everything else is done once for the whole node, by ten loops:
 
     offer       new sessions to their pools, as many in one round trip as wait
     append      every tick: the audio of all sessions to Redis in one pipeline, then offers withdrawn, keys let go
@@ -11,6 +11,7 @@ node, by nine loops:
     pools       which pools are served, as workers report
     dues        what licensing says of the licence, and what sessions have used (`ingress/dues.py`)
     webhooks    what sessions heard, to where their clients want it
+    record      what is recorded, to Redis (`ingress/recorder.py`)
     watch       is Redis there? If not for long, sessions end with an Error rather than in silence; keys and
                 certificates of the operator, were they changed?
 
@@ -38,13 +39,13 @@ from http import HTTPStatus
 from typing import Any, assert_never
 
 from websockets import http11
-from websockets.asyncio.server import Server, ServerConnection, broadcast
+from websockets.asyncio.server import Server, ServerConnection
 from websockets.asyncio.server import serve as serve_websocket
-from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from ingress.access import Access
 from ingress.certificates import certificates
+from ingress.connection import Connection, Message
 from ingress.credentials import Grant
 from ingress.dues import Dues
 from ingress.handshake import Accept, Load, Reject, Resume, Route, admit, issue, route, show
@@ -53,6 +54,7 @@ from ingress.license import LicenseGate, license_failed
 from ingress.offers import Offers
 from ingress.outbox import RETRY_S, Outbox
 from ingress.pools import Pools
+from ingress.recorder import Recorder
 from ingress.session import (
     UNTAKEN,
     Append,
@@ -70,9 +72,10 @@ from ingress.session import (
 )
 from ingress.settings import IngressSettings
 from ingress.webhook import Webhook, Webhooks
-from wire import metrics
+from wire import metrics, strides
 from wire.accounts import Accounts
-from wire.entries import SAMPLE_RATE, AudioEntry, AudioFrame, Offer, Saved, SessionEvent
+from wire.archive import Archive
+from wire.entries import SAMPLE_RATE, AudioEntry, AudioFrame, Event, Offer, Saved, SessionEvent
 from wire.errors import (
     REASON_SEE_ERROR,
     BusUnavailable,
@@ -87,9 +90,11 @@ from wire.errors import (
     shutting_down,
     too_many_sessions,
 )
-from wire.keys import LICENSE_HOLDER, Keys
+from wire.keys import LICENSE_HOLDER, REPLAY_HOLDER, Keys
 from wire.messages import Error, dump
 from wire.params import SessionParams
+from wire.recorded import OFFER_RECORDED, OFFER_REPLAY, SessionFacts
+from wire.release import software
 from wire.service import Probe, allow_open_files, redact, session_id
 from wire.speech_models import POOLS
 from wire.streams import TOUCH_S, Bus
@@ -115,6 +120,8 @@ _ADMISSION = {
         "No good license: nobody is admitted. Is `steno licensing` running? LICENSE_REQUIRED=false serves without one",
     ),
 }
+#: Looking one up by its label takes longer than all else that an event costs here.
+_EVENTS_TOTAL = {event: metrics.EVENTS_TOTAL.labels(event.name.lower()) for event in Event}
 #: How often workers' reports are read.
 POOLS_S = 2.0
 #: How often Redis is looked for while it is there.
@@ -142,7 +149,7 @@ async def serve(settings: IngressSettings, drain: asyncio.Event, probe: Probe) -
 class Client:
     """A session and its connection, the newest where a resumable session has had several."""
 
-    connection: ServerConnection
+    connection: Connection
     session: Session
     opened_at: float
     offer: Offer
@@ -181,6 +188,7 @@ class Ingress:
         self._certificates = certificates(settings)
         self._webhooks = Webhooks()
         self._pools = Pools()
+        self._recorder = Recorder(Archive(bus, settings.seal_key), settings.policy, settings.instance)
         self._probe = probe
         self._new_session = new_session
         self._now = asyncio.get_running_loop().time
@@ -193,6 +201,7 @@ class Ingress:
         self._failed: LicenseError | None = None
         self._tasks = asyncio.TaskGroup()
         self._clients: dict[str, Client] = {}
+        self._held: set[Client] = set()  # not read from, until Redis has taken what waits
         self._deserted = asyncio.Event()  # no clients
         self._deadlines: list[tuple[float, str]] = []
         # Redis: there, as far as we know? When was it last?
@@ -221,6 +230,7 @@ class Ingress:
                     partial(self._pay_dues, drain),
                     self._watch,
                     self._watch_pools,
+                    partial(self._recorder.run, partial(self._missed_redis, "record")),
                 )
             ]
             await drain.wait()
@@ -230,6 +240,7 @@ class Ingress:
                 loop.cancel()
         with contextlib.suppress(BusUnavailable):  # keys expire by themselves
             await self._outbox.flush()
+            await self._recorder.flush()
         try:
             await self._dues.flush()
         except BusUnavailable as error:
@@ -249,6 +260,7 @@ class Ingress:
                 backlog=settings.backlog,
                 open_timeout=settings.open_timeout_s,
                 process_request=self._answer_http,
+                create_connection=Connection,
                 compression=None,
                 max_size=settings.max_message_bytes,
                 ping_interval=None,
@@ -312,13 +324,15 @@ class Ingress:
 
     async def _handle(self, connection: ServerConnection) -> None:
         """A WebSocket is open. Returns when it is closed; never raises, since nobody else would tell the client."""
+        if not isinstance(connection, Connection):  # what `_listen` asks for
+            raise TypeError(type(connection))
         try:
             await self._admit(connection)
         except Exception:
             logger.exception("Connection failed")
             await self._turn_away(connection, internal_error())
 
-    async def _admit(self, connection: ServerConnection) -> None:
+    async def _admit(self, connection: Connection) -> None:
         request = connection.request
         if request is None:  # not before a handshake
             return
@@ -331,6 +345,8 @@ class Ingress:
             case Accept() as accepted:
                 params = accepted.params
                 refusal = self._dues.refusal(params.pool) or await self._unserved(params)
+                if params.replay and not self._has_time_for_replays(params.pool):
+                    refusal = refusal or too_many_sessions()
                 if refusal or self._draining:  # perhaps only since Redis was asked
                     await self._turn_away(connection, refusal or shutting_down())
                 else:
@@ -347,13 +363,13 @@ class Ingress:
         await self._look_for_pools()
         return self._pools.refusal(params.pool, params.speech_model, self._now())
 
-    async def _turn_away(self, connection: ServerConnection, error: ClientError) -> None:
+    async def _turn_away(self, connection: Connection, error: ClientError) -> None:
         logger.info("Client refused", extra={"code": int(error.code), "reason": error.text})
         metrics.CLIENT_ERRORS.labels(int(error.code)).inc()
-        broadcast([connection], dump(Error(int(error.code), error.text)))
+        connection.tell(dump(Error(int(error.code), error.text)))
         await self._close(connection, error.code, REASON_SEE_ERROR)
 
-    def _enrol(self, connection: ServerConnection, accepted: Accept) -> Client:
+    def _enrol(self, connection: Connection, accepted: Accept) -> Client:
         now, settings, params = self._now(), self.settings, accepted.params
         name, grant = str(uuid.uuid4()), accepted.grant
         limits = settings.limits
@@ -362,7 +378,10 @@ class Ingress:
         expires_at = int(time.time() + limits.max_session_s)
         token = secrets.token_urlsafe() if params.resumable else ""
         session = self._new_session(name, params, limits, now, expires_at, accepted.api_version, token)
-        offer = Offer(name, settings.instance, params.pool, params.for_worker())
+        told = params.for_worker() | (
+            {OFFER_REPLAY: strides.unpack(params.replay_strides)} if params.replay else {}
+        )
+        offer = Offer(name, settings.instance, params.pool, told)
         client = Client(connection, session, now, offer, grant)
         self._clients[name] = client
         self._deserted.clear()
@@ -379,11 +398,26 @@ class Ingress:
         try:
             self._apply(client, client.session.start)
             if await self._take_places(client):
+                await self._record(client)
                 await self._make_offer(client)
         except BaseException:
             self._end(client)
             raise
         await self._attend(client)
+
+    async def _record(self, client: Client) -> None:
+        """Begin its recording, if there is to be one; the offer tells the worker, and Begin the client."""
+        session, grant, offer = client.session, client.grant, client.offer
+        asked, recorded = session.params.record, False
+        if why := self._recorder.why(grant.record, asked):
+            place = (self.settings.instance, software(), why)
+            params = session.params.for_worker()
+            recorded = await self._recorder.begin(
+                SessionFacts(session.id, time.time(), offer.pool, params, grant.name, *place)
+            )
+        if recorded:
+            client.offer = replace(offer, params={**offer.params, OFFER_RECORDED: self._recorder.mark})
+        session.recorded = recorded if recorded or asked is not None else None
 
     async def _attend(self, client: Client) -> None:
         """Serve the client's present connection, and wait for another if it breaks off. Ends the session unless a newer
@@ -395,6 +429,7 @@ class Ingress:
             lost = await self._read(client)
             if lost and client.connection is connection and self._may_wait(client):
                 logger.info("Connection lost, the client may resume")
+                self._recorder.connection(client.session.id, "lost")
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self.settings.resume_window_s):
                         await moved.wait()
@@ -405,7 +440,7 @@ class Ingress:
     def _may_wait(self, client: Client) -> bool:
         return not self._given_up and client.session.client_lost()
 
-    async def _resume(self, connection: ServerConnection, wanted: Resume) -> None:
+    async def _resume(self, connection: Connection, wanted: Resume) -> None:
         """Go on with a session of this node over a new connection; the older one can say nothing more."""
         client = self._clients.get(wanted.session)
         if (
@@ -436,6 +471,8 @@ class Ingress:
     def _holders(self, client: Client) -> dict[str, int]:
         """Among whose sessions this one has a place, over all nodes, and how many there are; only where limited."""
         holders = {client.grant.holder: client.grant.sessions, LICENSE_HOLDER: self._dues.gate.max_sessions}
+        if client.session.params.replay:
+            holders[REPLAY_HOLDER] = self.settings.replay_sessions
         return {holder: most for holder, most in holders.items() if holder and most}
 
     async def _take_places(self, client: Client) -> bool:
@@ -469,32 +506,43 @@ class Ingress:
             self._withdraw(client)
 
     async def _read(self, client: Client) -> bool:
-        """Pass messages on until the connection is closed, no faster than they can be carried away.
-
-        Returns whether it was lost: neither side said that it is over. What an older connection still had to say, when
-        a newer one took the session over, is dropped: the client was told to send it again.
-        """
+        """Hear the client until its connection is closed. Returns whether it was lost: neither said that it is over."""
         connection = client.connection
-        while True:
-            try:
-                message = await connection.recv()
-            except ConnectionClosed as closed:
-                # Closed by the library itself: too big (1009), no UTF-8 (1007), no WebSocket frames (1002).
-                if (
-                    client.session.state is not State.CLOSED
-                    and closed.sent is not None
-                    and not closed.rcvd_then_sent
-                ):
-                    metrics.CLIENT_ERRORS.labels(closed.sent.code).inc()
-                said_over = closed.sent is not None and client.session.state is not State.CLOSED
-                return closed.rcvd is None and not said_over
-            if client.connection is not connection:
-                return False
-            decide = client.session.client_text if isinstance(message, str) else client.session.client_audio
-            self._apply(client, decide, message)
-            while self._must_wait(client):
-                await asyncio.sleep(self.settings.tick_ms / 1000)
-                client.session.held(self._now())
+        connection.listen(partial(self._hear, client, connection))
+        await connection.wait_closed()
+        closed = connection.protocol.close_exc
+        open_still = client.session.state is not State.CLOSED
+        # Closed by the library itself: too big (1009), no UTF-8 (1007), no WebSocket frames (1002).
+        if open_still and closed.sent is not None and not closed.rcvd_then_sent:
+            metrics.CLIENT_ERRORS.labels(closed.sent.code).inc()
+        said_over = closed.sent is not None and open_still
+        return closed.rcvd is None and not said_over
+
+    def _hear(self, client: Client, connection: Connection, message: Message) -> None:
+        """One message, from a client that is read no faster than its audio can be carried away.
+
+        What an older connection still has to say, when a newer one took the session over, is dropped: the client was
+        told to send it again.
+        """
+        if client.connection is not connection:
+            return
+        if isinstance(message, bytes):
+            # Audio moves no deadline to an earlier time: the heap need not hear of it.
+            self._apply(client, client.session.client_audio, message, arm=False)
+        else:
+            self._apply(client, client.session.client_text, message)
+        if self._must_wait(client):
+            connection.hold()
+            self._held.add(client)
+
+    def _release(self) -> None:
+        """Read again from those that were held, where there is room again."""
+        now = self._now()
+        for client in list(self._held):
+            client.session.held(now)
+            if not self._must_wait(client):
+                client.connection.release()
+                self._held.discard(client)
 
     def _must_wait(self, client: Client) -> bool:
         full = self._outbox.pending_bytes > self.settings.max_pending_bytes
@@ -505,6 +553,8 @@ class Ingress:
         for holder in self._holders(client):
             self._outbox.free(holder, session.id)
         self._dues.end(session.id)
+        self._recorder.end(session.id, session.outcome or "crashed", session.received_ms)
+        self._held.discard(client)
         del self._clients[session.id]
         if not self._clients:
             self._deserted.set()
@@ -513,7 +563,7 @@ class Ingress:
         seconds = round(self._now() - client.opened_at, 3)
         logger.info("Session ended", extra={"outcome": session.outcome, "seconds": seconds})
 
-    async def _close(self, connection: ServerConnection, code: Close, reason: str) -> None:
+    async def _close(self, connection: Connection, code: Close, reason: str) -> None:
         """Close after everything written so far; cut the connection if the client does not take part."""
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
@@ -523,7 +573,9 @@ class Ingress:
 
     # ---------------------------------------------------------------------------------------------- deciding, acting
 
-    def _apply(self, client: Client, decide: Callable[..., list[Effect]], *arguments: object) -> None:
+    def _apply(
+        self, client: Client, decide: Callable[..., list[Effect]], *arguments: object, arm: bool = True
+    ) -> None:
         """Let the session decide and perform what it wants. Never raises: a bug in one session ends that session."""
         now, token = self._now(), session_id.set(client.session.id)
         try:
@@ -538,7 +590,9 @@ class Ingress:
                 logger.exception("Session crashed")
                 effects = client.session.refuse(internal_error(), now)
             self._perform(client, effects)
-            self._arm(client)
+            self._recorder.note(client.session.id, arguments[0] if arguments else None, effects)
+            if arm:
+                self._arm(client)
         except Exception:  # not even an orderly end is possible
             logger.exception("Session cut off")
             client.connection.transport.abort()
@@ -590,7 +644,7 @@ class Ingress:
             self._outbox.withdraw(client.offer, client.offer_id)
 
     def _reply(self, client: Client, text: str) -> None:
-        broadcast([client.connection], text)
+        client.connection.tell(text)
         self._cut_off_if_unread(client)
 
     def _cut_off_if_unread(self, client: Client) -> None:
@@ -624,7 +678,7 @@ class Ingress:
                     self._deliver(event)
 
     def _deliver(self, event: SessionEvent) -> None:
-        metrics.EVENTS_TOTAL.labels(event.event.name.lower()).inc()
+        _EVENTS_TOTAL[event.event].inc()
         client = self._clients.get(event.session)
         if client is None:
             metrics.EVENTS_DROPPED.labels("unknown").inc()
@@ -638,6 +692,7 @@ class Ingress:
     async def _meet_deadlines(self) -> None:
         while True:
             await asyncio.sleep(DEADLINE_GRAIN_S)
+            self._release()
             now = self._now()
             while self._deadlines and self._deadlines[0][0] <= now:
                 _, name = heapq.heappop(self._deadlines)
@@ -685,7 +740,8 @@ class Ingress:
             if client.session.state is State.CLOSED:  # in the meantime
                 self._withdraw(client)
 
-        self._outbox.restore(client.offer, client.offer_id, restored)
+        generation = client.session.newest_generation
+        self._outbox.restore(client.offer, client.offer_id, generation, restored)
 
     async def _keep_places(self, clients: Mapping[str, Client]) -> None:
         held = [(holder, name) for name, client in clients.items() for holder in self._holders(client)]
@@ -779,6 +835,17 @@ class Ingress:
             self._missed_redis("loads", error)
         else:
             self._pools.heard(loads, self._now(), waiting)
+            self._give_way()
+
+    def _has_time_for_replays(self, pool: str) -> bool:
+        return self.settings.replay_sessions > 0 and self._pools.spare(pool) > 0
+
+    def _give_way(self) -> None:
+        """Replays are for machines that have nothing else to do: where sessions wait for a worker, they end."""
+        for client in list(self._clients.values()):
+            if client.session.params.replay and self._pools.spare(client.offer.pool) < 0:
+                metrics.REPLAYS_ENDED.inc()
+                self._apply(client, client.session.refuse, too_many_sessions())
 
     # ------------------------------------------------------------------------------------------- Redis comes and goes
 

@@ -157,10 +157,13 @@ TRANSITIONS: dict[State, dict[Input, State]] = {
     State.CLOSED: {},
 }
 
+# Tuples: an Enum in a set is hashed by Python code, and these are asked for each frame.
 #: States in which the client is not listened to any more.
-DEAF = frozenset({State.SEALED, State.TERMINATING, State.CLOSED})
+DEAF = (State.SEALED, State.TERMINATING, State.CLOSED)
 #: States in which no worker holds the session.
-UNTAKEN = frozenset({State.NEW, State.OFFERED, State.SEALED})
+UNTAKEN = (State.NEW, State.OFFERED, State.SEALED)
+#: States that audio leaves as they are.
+_HEARING = tuple(state for state, inputs in TRANSITIONS.items() if inputs.get(Input.AUDIO) is state)
 
 _INPUT_OF_EVENT = {
     Event.TAKEN: Input.TAKEN,
@@ -287,11 +290,16 @@ class Session:
         self.state = State.NEW
         #: How the session ended, for the record: "ended", "gone", or the code of the error it ended with.
         self.outcome = ""
+        #: Whether it is recorded, for Begin; None: nobody asked.
+        self.recorded: bool | None = None
         self._limits = limits
         self._expires_at = expires_at
         self._api_version = api_version
         self._decoder = make_decoder(params.encoding, params.sample_rate)
         self._audio = Converter(self._decoder.sample_rate)
+        # 0: a stream that tells its own rate comes in whatever pieces its packets have.
+        width = 1 if params.encoding == "pcm_mulaw" else 2
+        self._bytes_per_ms = 0.0 if params.encoding in SELF_TIMED else width * params.sample_rate / 1000
         self._opened_at = self._heard_at = now
         self._settled_by = now  # only read while TERMINATING
         self._worker_heard_s = 0.0
@@ -332,11 +340,12 @@ class Session:
             text = "Audio transmission rate exceeded: too much audio buffered"
             raise ClientError(Close.INPUT_DURATION, text)
         pcm = self._decoder.decode(data)
-        self._enter(Input.AUDIO)
+        if self.state not in _HEARING:
+            self._enter(Input.AUDIO)
         self._heard_at, self._short_ms = now, short_ms
         self._messages += 1
         self._audio_bytes += len(data)
-        return list(self._frames(self._audio.convert(pcm)))
+        return self._frames(self._audio.convert(pcm))
 
     def client_text(self, text: str, now: float) -> list[Effect]:
         """A text message. Raises ClientError for what protocol 3.2 does not know."""
@@ -358,7 +367,7 @@ class Session:
             case ForceEndpoint():
                 return self._cut(Order.FORCE_ENDPOINT)
             case Terminate():
-                last = list(self._frames(self._audio.convert(rest)))
+                last = self._frames(self._audio.convert(rest))
                 self._expect_end(now)
                 return [*last, *self._cut(Order.TERMINATE)]
             case UpdateConfiguration():
@@ -367,6 +376,11 @@ class Session:
     def held(self, now: float) -> None:
         """The client is kept waiting by us: that it says nothing meanwhile is not its silence."""
         self._heard_at = max(self._heard_at, now)
+
+    @property
+    def newest_generation(self) -> int:
+        """The highest that was heard of; 0 for none."""
+        return max(self._generation, self._deaf_to, 0)
 
     def excuse(self, now: float) -> None:
         """No worker can be heard at present: that it does not settle is not its silence."""
@@ -514,14 +528,10 @@ class Session:
         return ordered
 
     def _checked_duration(self, data: bytes) -> float:
-        """The audio in short messages up to this one, in ms. Raises ClientError 3007 (protocol 3.1).
-
-        Streams that tell their own rate come in whatever pieces their packets have.
-        """
-        if self.params.encoding in SELF_TIMED or not data:
+        """The audio in short messages up to this one, in ms. Raises ClientError 3007 (protocol 3.1)."""
+        if not self._bytes_per_ms or not data:
             return self._short_ms
-        width = 1 if self.params.encoding == "pcm_mulaw" else 2
-        took_ms = 1000 * len(data) / (width * self.params.sample_rate)
+        took_ms = len(data) / self._bytes_per_ms
         shortest, longest = CHUNK_MS
         short_ms = self._short_ms + took_ms if took_ms < shortest - _ROUNDING_MS else 0.0
         if took_ms > longest + _ROUNDING_MS or short_ms >= SHORT_GRACE_MS:
@@ -535,10 +545,14 @@ class Session:
         """A worker that settles is given time for the audio it has not heard, and the same grace after each event."""
         self._settled_by = now + self.ahead_s(now) + self._limits.termination_timeout_s
 
-    def _frames(self, pcm: bytes) -> Iterator[Append]:
+    def _frames(self, pcm: bytes) -> list[Effect]:
         start = self._audio.position - len(pcm) // 2
-        for offset in range(0, len(pcm), MAX_FRAME_BYTES):
-            yield Append(AudioFrame(start + offset // 2, pcm[offset : offset + MAX_FRAME_BYTES]))
+        if 0 < len(pcm) <= MAX_FRAME_BYTES:
+            return [Append(AudioFrame(start, pcm))]
+        return [
+            Append(AudioFrame(start + offset // 2, pcm[offset : offset + MAX_FRAME_BYTES]))
+            for offset in range(0, len(pcm), MAX_FRAME_BYTES)
+        ]
 
     def _cut(self, order: Order) -> list[Effect]:
         """An order about all audio received so far: nothing of it may stay behind in decoder and resampler."""
@@ -621,6 +635,8 @@ class Session:
             "domain": None,
             "voice_focus": None,
         }
+        if self.recorded is not None:
+            configuration["recorded"] = self.recorded
         if self._resume_token:
             configuration["resume_token"] = self._resume_token
         return self._tell(dump(Begin(self.id, self._expires_at, configuration)))

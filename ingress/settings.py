@@ -6,13 +6,14 @@ from typing import Literal
 
 from pydantic import AliasChoices, Field, SecretStr
 
+from ingress.consent import Policy, Record
 from ingress.session import Limits
 from ingress.tokens import MIN_SECRET_BYTES
-from wire.service import ServiceSettings
+from wire.sealing import ArchiveSettings
 from wire.speech_models import DEFAULT_MODEL, MODELS
 
 
-class IngressSettings(ServiceSettings):
+class IngressSettings(ArchiveSettings):
     """One ingress node. Each field's variable is its name in capitals."""
 
     # In a container, where the vendor's stack puts it too, loopback would be unreachable; `steno up` asks for loopback.
@@ -37,8 +38,8 @@ class IngressSettings(ServiceSettings):
     )
     api_keys_file: Path | None = Field(
         None,
-        description="File of more keys, one a line: KEY [name=NAME] [sessions=N]; # begins a comment. Read again when "
-        "it changes.",
+        description="File of more keys, one a line: KEY [name=NAME] [sessions=N] [record=yes|no]; # begins a "
+        "comment. Read again when it changes.",
     )
     api_key_sessions: int | None = Field(
         None,
@@ -74,7 +75,10 @@ class IngressSettings(ServiceSettings):
         256, ge=1, description="Most sessions at once on this node; more are refused with 3009."
     )
     tick_ms: int = Field(
-        20, ge=1, le=1000, description="Audio of all sessions is appended to Redis this often, in ms."
+        4,
+        ge=1,
+        le=1000,
+        description="Audio of all sessions is appended to Redis at most this often, in ms; longer costs less.",
     )
     admission_timeout_s: float = Field(
         5.0,
@@ -150,6 +154,35 @@ class IngressSettings(ServiceSettings):
     drain_grace_s: float = Field(
         30.0, ge=0, description="After SIGTERM, time for open sessions to end by themselves, in seconds."
     )
+    record: Record = Field(
+        Record.OFF,
+        description="Whose sessions are recorded, audio included (docs/replay.md): off, keys (those marked "
+        "record=yes), ask (and those that ask for it), or all.",
+    )
+    record_sample: float = Field(
+        0.0, ge=0, le=1, description="Share of the other sessions that is recorded, unless RECORD is off."
+    )
+    record_total_bytes: int = Field(
+        2**30,
+        ge=2**16,
+        description="Most bytes of all recordings; beyond it the oldest are erased. The same for all nodes.",
+    )
+    replay_sessions: int = Field(
+        2,
+        ge=0,
+        description="Most sessions at once of `steno replay run`, over all nodes; they give way to others. 0: none.",
+    )
+
+    @property
+    def policy(self) -> Policy:
+        """Who is recorded, and how much."""
+        return Policy(
+            self.record,
+            self.record_sample,
+            self.record_keep_s,
+            self.record_session_bytes,
+            self.record_total_bytes,
+        )
 
     @property
     def limits(self) -> Limits:

@@ -11,6 +11,7 @@ import asyncio
 import inspect
 import os
 import socket
+import sys
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -166,6 +167,28 @@ def clock() -> Clock:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # network
+
+
+@pytest.fixture
+def calls() -> Callable[[Callable[[], Any]], int]:
+    """How many functions, of Python and C, one call runs: what a hot path costs, on whatever machine."""
+
+    def count(what: Callable[[], Any]) -> int:
+        seen = 0
+
+        def notice(_frame: Any, event: str, _argument: Any) -> None:
+            nonlocal seen
+            seen += event in ("call", "c_call")
+
+        before = sys.getprofile()
+        sys.setprofile(notice)
+        try:
+            what()
+        finally:
+            sys.setprofile(before)
+        return seen
+
+    return count
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("cli", "ingress", "licensing", "usage", "wire", "workers")
+ROOMS = ("cli", "console", "ingress", "licensing", "usage", "wire", "workers")
 
 PURE = {
     "wire/acl.py",
@@ -24,9 +24,13 @@ PURE = {
     "wire/keys.py",
     "wire/messages.py",
     "wire/params.py",
+    "wire/recorded.py",
+    "wire/recordings.py",
     "wire/speech_models.py",
+    "wire/strides.py",
     "wire/webhook_url.py",
     "ingress/audio.py",
+    "ingress/consent.py",
     "ingress/decoding.py",
     "ingress/framing.py",
     "ingress/credentials.py",
@@ -37,6 +41,7 @@ PURE = {
     "ingress/pools.py",
     "ingress/replay.py",
     "ingress/session.py",
+    "ingress/tape.py",
     "ingress/tokens.py",
     "licensing/license.py",
     "licensing/trust.py",
@@ -60,7 +65,16 @@ PURE = {
     "workers/window.py",
     "workers/words.py",
     "workers/u3pro/prompt.py",
+    "cli/bench_capacity.py",
     "cli/latencies.py",
+    "console/door.py",
+    "console/drawing.py",
+    "console/markup.py",
+    "console/measured.py",
+    "console/retold.py",
+    "console/score.py",
+    "cli/replay_diff.py",
+    "wire/delays.py",
 }
 TENSORS = {
     "workers/biasing.py",
@@ -87,7 +101,8 @@ ARROWS: dict[str, set[str]] = {
     "workers": {"wire"},
     "licensing": {"wire"},
     "usage": {"wire"},
-    "cli": {"wire", "ingress", "workers", "licensing", "usage"},
+    "console": {"wire"},
+    "cli": {"wire", "console", "ingress", "workers", "licensing", "usage"},
 }
 #: File or folder -> modules of ours that it may not import, whatever its room may.
 CLOSED = {
@@ -110,23 +125,42 @@ DOORS = {
     "arq": {"wire/ticks.py"},
     "httpx": {"wire/outbound.py"},
     "jwt": {"ingress/tokens.py", "licensing/license.py", "licensing/minting.py"},
-    "cryptography": {"licensing/minting.py"},
+    "cryptography": {"licensing/minting.py", "wire/sealing.py"},
     "msgpack": {"wire/entries.py"},
     "prometheus_client": {"wire/metrics.py", "wire/service.py"},
     "uvloop": {"wire/service.py"},
-    "websockets": {"ingress/server.py", "cli/client.py", "cli/bench_churn.py"},
+    "websockets": {
+        "ingress/connection.py",
+        "ingress/server.py",
+        "cli/bench_bare.py",
+        "cli/bench_churn.py",
+        "cli/client.py",
+        "cli/replay_play.py",
+        "console/live.py",
+    },
+    "starlette": {"console/live.py", "console/site.py"},
+    "uvicorn": {"console/server.py"},
     "pydantic": {
         "wire/params.py",
+        "wire/sealing.py",
         "wire/service.py",
         "ingress/settings.py",
         "ingress/tokens.py",
         "workers/settings.py",
         "licensing/settings.py",
         "usage/settings.py",
+        "console/settings.py",
     },
     "pydantic_core": {"wire/params.py"},
     "pydantic_settings": {"wire/service.py"},
-    "numpy": {"ingress/audio.py", "ingress/decoding.py", "workers/", "cli/"},
+    "numpy": {
+        "ingress/audio.py",
+        "ingress/decoding.py",
+        "workers/",
+        "cli/",
+        "console/drawing.py",
+        "console/sound.py",
+    },
     "av": {"ingress/decoding.py"},
     "h11": {"ingress/webhook.py"},
     "soxr": {"ingress/audio.py", "cli/audio_file.py"},
@@ -134,7 +168,7 @@ DOORS = {
     "flatbuffers": {"workers/ort_format.py"},
     "requests": {"workers/wheels.py"},
     "platformdirs": {"workers/wheels.py"},
-    "soundfile": {"cli/audio_file.py"},
+    "soundfile": {"cli/audio_file.py", "cli/replay_files.py", "console/sound.py"},
     "sounddevice": {"cli/mic.py"},
     "typer": {"cli/"},
     "rich": {"cli/"},
@@ -250,7 +284,7 @@ def test_a_service_without_a_model_runs_where_torch_is_not_installed():
     modules = [
         path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         for path in SOURCES
-        if path.startswith(("wire/", "ingress/", "licensing/", "usage/"))
+        if path.startswith(("wire/", "ingress/", "licensing/", "usage/", "console/"))
     ]
     code = f"""
 import importlib, importlib.abc, sys
@@ -311,9 +345,9 @@ def test_only_tensor_files_define_modules(path: str):
 @pytest.mark.parametrize("path", [path for path in SOURCES if path != "wire/keys.py"])
 def test_keys_are_built_in_one_place(path: str):
     for line, text in texts(SOURCES[path]):
-        assert not re.search(r"(^|:)(offers|pool|session|ingress|places|usage|license):(?!\s)", text), (
-            f"{path}:{line} {text}"
-        )
+        assert not re.search(
+            r"(^|:)(offers|pool|session|ingress|places|usage|license|recording):(?!\s)", text
+        ), f"{path}:{line} {text}"
         assert not re.search(r":(audio|events|state|inbox|workers)$", text), f"{path}:{line} {text}"
 
 

@@ -3,7 +3,8 @@
 `compose/redis/users.acl.example` is what `render` gives; a test keeps it so, and another runs a whole stack under it.
 Redis 6.2 knows keys and commands of a user, but not which commands on which keys. So a service that reads a key could
 do to it what it does to its others: ingress, which deletes sessions, could delete the licence's status (it is written
-anew every second), but not forge it, for it may not SET; usage could, whose clock needs SET (`wire/ticks.py`).
+anew every second), but not forge it, for it may not SET; usage could, whose clock needs SET (`wire/ticks.py`). The
+console reads only.
 """
 
 from collections.abc import Mapping
@@ -14,14 +15,18 @@ from wire.keys import Keys
 _EVERYBODY = "ping info hello auth select client readonly command cluster|slots time script|load evalsha"
 _STREAMS = "xadd xlen xpending xack xdel xinfo"
 
+#: Inside `recordings.lua`.
+_RECORDINGS = "hmget xadd hset pexpire"
+
 #: Service -> commands, those inside `leases.lua` included.
 COMMANDS = {
-    "ingress": f"{_STREAMS} xread xclaim get del exists expire pexpire hget hset hgetall zadd zcard zscore zrem"
-    " zremrangebyscore",
-    "worker": f"{_STREAMS} xread xrange xreadgroup xclaim xtrim xgroup exists expire pexpire hget hset hdel hincrby"
+    "ingress": f"{_STREAMS} {_RECORDINGS} xread xclaim xtrim get del exists expire hget hgetall hexists pttl"
+    " zadd zcard zscore zrange zrem zremrangebyscore",
+    "worker": f"{_STREAMS} {_RECORDINGS} xread xrange xreadgroup xclaim xtrim xgroup exists expire hget hdel hincrby"
     " hgetall",
     "licensing": "get set",
     "usage": f"{_STREAMS} xrange xreadgroup xautoclaim xclaim xgroup get expire hset hdel hvals",
+    "console": "get exists hget hgetall hmget pttl xlen xpending xrange xrevrange zrange zscore",
 }
 #: What arq's clock needs of its own keys.
 _CLOCK = (
@@ -34,6 +39,7 @@ _TICKING = ("licensing", "usage")
 def patterns(service: str, keys: Keys) -> list[str]:
     """The keys that the service may touch, as patterns. Raises KeyError for no service."""
     session = [keys.state("*"), keys.audio("*"), keys.events("*")]
+    recording = [keys.recording_log("*"), keys.recording_facts("*")]
     found = {
         "ingress": [
             keys.offers("*"),
@@ -43,10 +49,21 @@ def patterns(service: str, keys: Keys) -> list[str]:
             keys.places("*"),
             keys.license_status(),
             keys.usage(),
+            *recording,
+            keys.recordings(),
         ],
-        "worker": [keys.offers("*"), *session, keys.inbox("*"), keys.workers("*")],
+        "worker": [keys.offers("*"), *session, keys.inbox("*"), keys.workers("*"), *recording],
         "licensing": [keys.license_status(), keys.license_trust()],
         "usage": [keys.license_status(), keys.usage(), keys.usage_open()],
+        "console": [
+            keys.offers("*"),
+            *session,
+            keys.workers("*"),
+            *recording,
+            keys.recordings(),
+            keys.license_status(),
+            keys.usage(),
+        ],
     }[service]
     if service in _TICKING:
         queue = keys.ticks(f"{service}*")

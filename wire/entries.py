@@ -144,8 +144,9 @@ class Saved:
 class Lease:
     """The right to serve a session. `checkpoint` is where the last holder stopped; None: from the beginning.
 
-    `generation` is higher than any before, also of those that Redis has forgotten: a number to compare. `takes` counts
-    how many holders the session has had since it was offered, this one included.
+    `generation` is higher than any before, also than those that Redis has forgotten: it leaps when a session is
+    restored.
+    `takes` counts how many holders the session has had since it was offered, this one included.
     """
 
     offer_id: bytes
@@ -168,8 +169,23 @@ class Publication:
     checkpoint: Checkpoint | None = None
 
 
+def pack_value(value: Any) -> bytes:
+    """Plain values as msgpack, for formats that other files define (`wire/recorded.py`)."""
+    return bytes(msgpack.packb(value, use_bin_type=True))
+
+
+def unpack_value(data: bytes, most_bytes: int = MAX_ENTRY_BYTES, what: str = "entry") -> Any:
+    """Raises EntryError for what is no msgpack, or too long."""
+    if len(data) > most_bytes:
+        _refuse(f"{what} of {len(data)} bytes is over the limit of {most_bytes}")
+    try:
+        return msgpack.unpackb(data, use_list=True)
+    except (ValueError, msgpack.UnpackException, RecursionError) as error:
+        raise EntryError(f"{what} is not msgpack: {error}") from None
+
+
 def _pack(kind: Kind, *fields: Any) -> bytes:
-    return bytes(msgpack.packb((VERSION, int(kind), *fields), use_bin_type=True))
+    return pack_value((VERSION, int(kind), *fields))
 
 
 def _refuse(reason: str) -> NoReturn:
@@ -177,12 +193,7 @@ def _refuse(reason: str) -> NoReturn:
 
 
 def _unpack(data: bytes, *kinds: Kind) -> tuple[Kind, list[Any]]:
-    if len(data) > MAX_ENTRY_BYTES:
-        _refuse(f"entry of {len(data)} bytes is over the limit of {MAX_ENTRY_BYTES}")
-    try:
-        value = msgpack.unpackb(data, use_list=True)
-    except (ValueError, msgpack.UnpackException, RecursionError) as error:
-        raise EntryError(f"entry is not msgpack: {error}") from None
+    value = unpack_value(data)
     if not isinstance(value, list) or len(value) < 2 or not all(isinstance(item, int) for item in value[:2]):
         _refuse("entry is not a list that begins with version and kind")
     version, kind = value[:2]
@@ -505,15 +516,12 @@ def unpack_trust(data: bytes) -> TrustRecord:
 
 def pack_job(job: dict[str, Any]) -> bytes:
     """A scheduled job, as arq describes it (`wire/ticks.py`); jobs of ours carry no arguments."""
-    return bytes(msgpack.packb(job, use_bin_type=True))
+    return pack_value(job)
 
 
 def unpack_job(data: bytes) -> dict[str, Any]:
     """Raises EntryError."""
-    try:
-        job = msgpack.unpackb(data, use_list=True)
-    except (ValueError, msgpack.UnpackException, RecursionError) as error:
-        raise EntryError(f"job is not msgpack: {error}") from None
+    job = unpack_value(data, what="job")
     if not isinstance(job, dict):
         _refuse("job is not a map")
     return job

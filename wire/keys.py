@@ -5,7 +5,7 @@ Key                          Type    Writer -> reader                           
 offers:{pool}                stream  ingress -> one free worker (group)         settled at session end, or withdrawn
 pool:{pool}:workers          hash    workers -> admission, `steno status`       refreshed by workers; expires
 session:{id}:audio           stream  ingress -> the lease holder                trimmed to the checkpoint; expires
-session:{id}:events          stream  lease holder -> ingress, replay            ids generation-sequence; expires
+session:{id}:events          stream  lease holder -> ingress, console, replay   ids generation-sequence; expires
 session:{id}:state           hash    ingress, lease holder -> next holder       expires
 ingress:{instance}:inbox     stream  workers -> that ingress                    bounded length; expires
 places:{holder}              zset    ingress -> every ingress                   a key's sessions, or all; expires
@@ -13,11 +13,14 @@ license:status               string  licensing -> ingress, usage                
 license:trust                string  licensing -> itself after a restart        expires long after any trust window
 usage                        stream  ingress -> usage (group `usage`)           gone once the tracker has counted it
 usage:open                   hash    usage -> usage: last lap of open sessions  closed out; expires
+recording:{id}:log           stream  ingress, lease holder -> replay            expires; bounded in bytes (RECORD_*)
+recording:{id}:facts         hash    ingress -> lease holder, replay            with its log
+recordings                   zset    ingress -> replay: when each began         what it names has gone; expires
 ticks:{service}              zset    arq's queue of a service (or of a process) expires without a service
 
-A session's keys carry its id as a hash tag (the braces are literal), so that one session lives in one slot of a
-Redis Cluster; a queue's name carries one, too, and so do the keys that arq makes of it. All keys are bytes: replies
-come as bytes, and a cursor table keyed by `str` would never advance.
+The keys of a session, and of its recording, carry its id as a hash tag (the braces are literal), so that one session
+lives in one slot of a Redis Cluster; a queue's name carries one, too, and so do the keys that arq makes of it. All keys
+are bytes: replies come as bytes, and a cursor table keyed by `str` would never advance.
 """
 
 from dataclasses import dataclass
@@ -30,6 +33,15 @@ USAGE_GROUP = b"usage"
 
 #: Whose places are those of all sessions together, as many as the licence allows; no API key is called so.
 LICENSE_HOLDER = "license"
+
+#: Whose places are those of all replays together; no API key is called so.
+REPLAY_HOLDER = "replay"
+
+#: Fields of `recording:{id}:facts`: what it is of and how it ended, its size and limit in bytes, how long it is kept
+#: in ms, whether it is encrypted, whether it has reached its limit.
+FACTS_BEGIN, FACTS_END = b"facts", b"end"
+FACTS_SIZE, FACTS_MOST, FACTS_KEEP = b"size", b"most", b"keep"
+FACTS_SEALED, FACTS_CUT = b"sealed", b"cut"
 
 #: Fields of `session:{id}:state`.
 STATE_OFFER = b"offer"
@@ -80,6 +92,15 @@ class Keys:
 
     def usage_open(self) -> bytes:
         return self._key("usage", "open")
+
+    def recording_log(self, session: str) -> bytes:
+        return self._key("recording", f"{{{session}}}", "log")
+
+    def recording_facts(self, session: str) -> bytes:
+        return self._key("recording", f"{{{session}}}", "facts")
+
+    def recordings(self) -> bytes:
+        return self._key("recordings")
 
     def ticks(self, service: str) -> bytes:
         return self._key("ticks", f"{{{service}}}")

@@ -4,8 +4,7 @@
 --     A pending entry of the offers stream is the lease. XCLAIM and XACK succeed for anyone, so a worker that
 --     slept past its lease would take it back; the owner is compared first. Returns 1, or 0 for a lost lease.
 -- op "take"                             KEYS: session state             ARGV: op, ttl ms
---     One more take of the session: its generation grows and fences every earlier holder. It is the time in ms, or one
---     more than the last where that is higher: so it is new even if Redis has forgotten its last writes. Returns
+--     One more take of the session: its generation grows and fences every earlier holder. Returns
 --     {offer, generation, checkpoint or '', takes}, or nil when the session is gone.
 -- op "publish"                          KEYS: events, state, audio      ARGV: op, generation, ttl ms, log length,
 --                                       checkpoint or '', first audio id to keep or '', then sequence, event, ...
@@ -17,6 +16,10 @@
 --                                       generation, checkpoint or '', then audio id, entry, ...
 --     The session as its ingress knows it, in place of whatever Redis has kept of it; every holder is fenced. Done once
 --     for each stamp: one that comes late, over a connection that was given up, changes nothing. Returns 1.
+-- op "append"                           KEYS: audio, once per entry    ARGV: op, log length, ttl s, then entry, its id, 1 if
+--                                       the log is to live so long from now on (else 0), ...
+--     Entries of many sessions for the price of one command. Fails as a whole where Redis refuses one; what was appended
+--     before stays, and is not appended again with the next try, since it has the same id.
 -- op "enter" | "stay"                  KEYS: places of an API key or the licence  ARGV: op, session, ttl ms, most sessions
 --     A session's place among those its key may have at once. "enter" is refused when they are taken, "stay" never is:
 --     a session that runs goes on, also after Redis came back empty. The server's clock alone decides which places
@@ -51,9 +54,7 @@ end
 if op == "take" then
   local offer = redis.call("HGET", KEYS[1], "offer")
   if not offer then return nil end
-  local newest = tonumber(redis.call("HGET", KEYS[1], "generation") or "0")
-  local generation = math.max(newest + 1, now_ms())
-  redis.call("HSET", KEYS[1], "generation", string.format("%.0f", generation))
+  local generation = redis.call("HINCRBY", KEYS[1], "generation", 1)
   local takes = redis.call("HINCRBY", KEYS[1], "takes", 1)
   redis.call("PEXPIRE", KEYS[1], ARGV[2])
   return {offer, generation, redis.call("HGET", KEYS[1], "checkpoint") or "", takes}
@@ -97,9 +98,19 @@ if op == "restore" then
   if #ARGV > 7 then redis.call("PEXPIRE", audio, ttl) end
   if checkpoint ~= "" then redis.call("HSET", state, "checkpoint", checkpoint) end
   redis.call("HSET", state, "offer", offer, "ingress", ingress, "takes", 1)
-  redis.call("HSET", state, "generation", string.format("%.0f", math.max(newest + 1, now_ms())), "restored", stamp)
+  redis.call("HSET", state, "generation", newest + 1000, "restored", stamp)  -- also above takes that were forgotten
   redis.call("PEXPIRE", state, ttl)
   return 1
+end
+
+if op == "append" then
+  for number, audio in ipairs(KEYS) do
+    local place = 3 * number + 1
+    local added = redis.pcall("XADD", audio, "MAXLEN", "~", ARGV[2], ARGV[place + 1], "e", ARGV[place])
+    if added.err and not string.find(added.err, "equal or smaller") then return added end
+    if ARGV[place + 2] == "1" then redis.call("EXPIRE", audio, ARGV[3]) end
+  end
+  return #KEYS
 end
 
 if op == "enter" or op == "stay" then

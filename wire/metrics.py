@@ -124,6 +124,15 @@ USAGE_FAILURES = _counter("usage_failures_total", "Batches of usage records that
 USAGE_ORPHANS = _counter("usage_orphans_total", "Sessions closed out because their ingress fell silent.")
 
 # ---------------------------------------------------------------------------------------------------------------------
+# recordings
+
+RECORDED_SESSIONS = _counter("recorded_sessions_total", "Sessions recorded, by why they are.", "why")
+RECORDED_BYTES = _counter("recorded_bytes_total", "Bytes written to recordings.")
+RECORDING_MISSED = _counter("recording_missed_total", "Items of recordings that could not be written.")
+RECORDINGS_BYTES = _gauge("recordings_bytes", "Bytes of all recordings in Redis.")
+REPLAYS_ENDED = _counter("replays_ended_total", "Replays that gave way to other sessions.")
+
+# ---------------------------------------------------------------------------------------------------------------------
 # both
 
 ENTRIES_REFUSED = _counter("entries_refused_total", "Redis entries that could not be read and were skipped.")

@@ -22,6 +22,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticKnownError
 
+from wire import strides
 from wire.errors import ClientError, invalid_parameter
 from wire.messages import encodable
 from wire.speech_models import DEFAULT_MODEL, LANGUAGES, MODELS, MULTI, Family, SpeechModel, choose, defaults
@@ -111,6 +112,9 @@ class SessionParams(BaseModel):
     acknowledge_silence: bool = False
     include_partial_turns: bool = True
     resumable: bool = False  # ours: docs/resume.md
+    record: bool | None = None  # ours, as `replay`: docs/replay.md
+    replay: bool = False
+    replay_strides: str = ""
     # 2.2
     end_of_turn_confidence_threshold: Probability = 0.4
     min_turn_silence: Integer = Field(
@@ -209,6 +213,13 @@ class SessionParams(BaseModel):
                 raise ValueError(f"'{code[:20]}' is not a supported language code")
         return tuple(code for code in codes if code != MULTI)  # any language: no restriction
 
+    @field_validator("replay_strides")
+    @classmethod
+    def _strides(cls, value: str) -> str:
+        if value:
+            strides.unpack(value)
+        return value
+
     @field_validator("webhook_url", "webhook_auth_header_name", "webhook_auth_header_value")
     @classmethod
     def _webhook(cls, value: str, info: ValidationInfo) -> str:
@@ -263,7 +274,15 @@ _CHECKS: Mapping[str, Callable[[str], None]] = {
 
 #: A secret, and what goes with it, and what concerns the connection only: no worker needs them, so they never reach
 #: Redis.
-_INGRESS_ONLY = {"webhook_url", "webhook_auth_header_name", "webhook_auth_header_value", "resumable"}
+_INGRESS_ONLY = {
+    "webhook_url",
+    "webhook_auth_header_name",
+    "webhook_auth_header_value",
+    "resumable",
+    "record",
+    "replay",
+    "replay_strides",
+}
 
 #: Names that `UpdateConfiguration` may carry -> field they set (protocol 3.2); the rest is fixed at connect.
 _UPDATABLE = {

@@ -237,20 +237,26 @@ class Bus:
                 raise BusUnavailable(f"Redis cannot be reached: {result}")
         return results
 
-    async def _run_script(self, calls: Sequence[tuple[Sequence[bytes], Sequence[Any]]]) -> list[Any]:
-        """`leases.lua` once per call, in one round trip; loads the script when the server has lost it."""
+    async def run_script(
+        self, calls: Sequence[tuple[Sequence[bytes], Sequence[Any]]], lua: str = _LUA
+    ) -> list[Any]:
+        """A script once per call, in one round trip; loads it where the server has lost it. Results in order.
+
+        A call's keys must be of one slot in a cluster. Raises BusUnavailable, also where the script fails.
+        """
         if not calls:
             return []
+        sha = hashlib.sha1(lua.encode(), usedforsecurity=False).hexdigest() if lua is not _LUA else _SHA
         for _ in range(2):
             pipeline = self._redis.pipeline(transaction=False)
             for keys, arguments in calls:
-                pipeline.execute_command("EVALSHA", _SHA, len(keys), *keys, *arguments)
+                pipeline.execute_command("EVALSHA", sha, len(keys), *keys, *arguments)
             results = await self._execute(pipeline)
-            # A server without the script refuses all calls of the pipeline alike, so running all again is safe.
+            # What ran before a node without the script refused runs twice: each script is written for that.
             if not any(isinstance(result, NoScriptError) for result in results):
                 break
             with _reaching_redis():
-                await self._redis.script_load(_LUA)
+                await self._redis.script_load(lua)
         for result in results:
             if isinstance(result, RedisError):
                 raise BusUnavailable(f"Redis refused a script: {result}")
@@ -293,15 +299,16 @@ class Bus:
 
         Each entry comes with its number in its session, from 1 on. One that is there already is not written again.
         """
-        pipeline = self._redis.pipeline(transaction=False)
+        calls: dict[str, tuple[list[bytes], list[Any]]] = {}
         for session, number, entry in entries:
-            key = self.keys.audio(session)
-            pipeline.xadd(key, {_ENTRY: pack_audio(entry)}, id=entry_id(number), maxlen=AUDIO_LOG_ENTRIES)
-            if number == 1 or not isinstance(entry, AudioFrame):
-                pipeline.expire(key, SESSION_TTL_S)  # a fresh log must not outlive an ingress that dies young
-        for result in await self._execute(pipeline):
-            if isinstance(result, RedisError) and "equal or smaller" not in str(result):
-                raise BusUnavailable(f"Redis refused audio: {result}")
+            # One call for all; in a cluster one for each session, since a script may touch one slot only.
+            call = session if self._servers.is_cluster else ""
+            keys, arguments = calls.setdefault(call, ([], ["append", AUDIO_LOG_ENTRIES, SESSION_TTL_S]))
+            keys.append(self.keys.audio(session))
+            # A fresh log must not outlive an ingress that dies young.
+            lives = number == 1 or not isinstance(entry, AudioFrame)
+            arguments += (pack_audio(entry), entry_id(number), 1 if lives else 0)
+        await self.run_script(list(calls.values()))
 
     async def touch(self, sessions: Mapping[str, int]) -> list[str]:
         """Keep the sessions' keys alive for SESSION_TTL_S more; call every TOUCH_S.
@@ -309,7 +316,7 @@ class Bus:
         Given is each session's newest entry that was appended. Returns the sessions of which Redis has lost something
         that shows: their state, or entries. Nobody can serve them as they are: `restore` them.
         """
-        found = await self._run_script(
+        found = await self.run_script(
             [
                 (
                     (self.keys.state(session), self.keys.audio(session), self.keys.events(session)),
@@ -331,7 +338,7 @@ class Bus:
         for number, entry in lost.entries:
             arguments += (entry_id(number), pack_audio(entry))
         keys = (self.keys.state(offer.session), self.keys.audio(offer.session))
-        await self._run_script([(keys, arguments)])
+        await self.run_script([(keys, arguments)])
         offers = self.keys.offers(offer.pool)
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.xack(offers, WORKERS_GROUP, lost.offer_id)
@@ -357,12 +364,12 @@ class Bus:
         Taking one twice is taking it once. It is free again after PLACE_TTL_S unless it is kept.
         """
         call = ("enter", session, PLACE_TTL_S * 1000, most)
-        (taken,) = await self._run_script([((self.keys.places(holder),), call)])
+        (taken,) = await self.run_script([((self.keys.places(holder),), call)])
         return bool(taken)
 
     async def keep_places(self, places: Sequence[tuple[str, str]]) -> None:
         """Keep the places of these sessions, as (holder, session), for PLACE_TTL_S more; call every TOUCH_S."""
-        await self._run_script(
+        await self.run_script(
             [
                 ((self.keys.places(holder),), ("stay", session, PLACE_TTL_S * 1000))
                 for holder, session in places
@@ -452,7 +459,7 @@ class Bus:
                 readable.append((offer_id, unpack_offer(fields[_ENTRY])))
             except (EntryError, KeyError, TypeError):
                 dead.append(offer_id)
-        results = await self._run_script(
+        results = await self.run_script(
             [((self.keys.state(offer.session),), ("take", SESSION_TTL_S * 1000)) for _, offer in readable]
         )
         leases: list[Lease] = []
@@ -473,7 +480,7 @@ class Bus:
 
     async def _own(self, op: str, pool: str, worker: str, offer_ids: Sequence[bytes]) -> list[bool]:
         offers = self.keys.offers(pool)
-        results = await self._run_script(
+        results = await self.run_script(
             [((offers,), (op, WORKERS_GROUP, worker, offer)) for offer in offer_ids]
         )
         return [result == 1 for result in results]
@@ -530,7 +537,7 @@ class Bus:
 
         A session whose generation has moved on, or whose state is gone, gets nothing written.
         """
-        results = await self._run_script([self._publish_call(item) for item in publications])
+        results = await self.run_script([self._publish_call(item) for item in publications])
         inboxes: dict[str, list[bytes]] = {}
         for publication, result in zip(publications, results, strict=True):
             if result == 1:

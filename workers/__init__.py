@@ -10,6 +10,7 @@ turns        endpointing: observations and hypotheses -> turns          (endpoin
 telling      what a client is told of the open turn
 words        tokens -> words with times and confidence
 profanity    masks strong words
+recorder     what is recorded of sessions: steps, decisions, when events were written
 recognizer   the contract between engine and models
 redecode     strategy: decode the open turn again, with a draft           (window, drafting: its parts)
 biasing      key terms: their paths of tokens, weighed where they may be said

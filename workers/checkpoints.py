@@ -240,6 +240,21 @@ def licence(reference: str) -> str:
     return model.licence if model else "as its authors state it"
 
 
+def digest(reference: str) -> str:
+    """SHA-256 of the reference's weights, over all their files in order of name: to tell later which they were.
+
+    Raises what `locate` raises.
+    """
+    if model := CATALOGUE.get(reference):
+        return model.sha256
+    found = hashlib.sha256()
+    for path in sorted(locate(reference).glob("*.safetensors")):
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                found.update(block)
+    return found.hexdigest()
+
+
 def remove(name: str) -> int:
     """Delete an embedded model and its wheel from the cache; the bytes that this freed, 0 if there was nothing."""
     if not (model := CATALOGUE.get(name)):

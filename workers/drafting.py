@@ -16,6 +16,7 @@ from typing import cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -107,6 +108,10 @@ class _Row:
         """Nothing is to be asked any more: all is said, and where it was heard is known."""
         return self.done and self.fed >= self.position
 
+    def parts_at(self, place: int) -> bool:
+        """Whether the token here is the last of a prefix: a word that stands."""
+        return bool(self.task.prefix) and place == len(self.given) - 1
+
     def take(self, choice: _Choice, end_token: int) -> None:
         """One greedy choice; of a term, as much as there is room for."""
         for token, probability in zip(choice.tokens, choice.probabilities, strict=True):
@@ -134,26 +139,36 @@ class _Row:
         return Transcript(self.tokens, probabilities, attention, self.end, self.opening, self.looped)
 
 
-def transcribe(model: EncoderDecoder, tasks: Sequence[Task]) -> list[Transcript]:
+def transcribe(
+    model: EncoderDecoder, tasks: Sequence[Task], onward: Tensor | None = None
+) -> list[Transcript]:
     """Greedy transcripts of all tasks in one batch. Every task's audio gives at least one frame.
 
+    `onward` [V] bool: tokens that go on with a word. A prefix ends with a word that stands, so none follows it.
     Raises ValueError for a prefix that leaves no room in the model.
     """
     with torch.inference_mode():
         heard = model.listen([task.audio for task in tasks], [task.final for task in tasks])
-        told = _decode(model, tasks, heard)
+        told = _decode(model, tasks, heard, onward)
         doubtful = [
             at
             for at, (task, one) in enumerate(zip(tasks, told, strict=True))
             if task.hint.before and one.opening.silence > task.doubt
         ]
-        for at, plain in zip(doubtful, _without_before(model, tasks, told, heard, doubtful), strict=True):
+        for at, plain in zip(
+            doubtful, _without_before(model, tasks, told, heard, doubtful, onward), strict=True
+        ):
             told[at] = replace(told[at], plain=plain.probabilities)
         return told
 
 
 def _without_before(
-    model: EncoderDecoder, tasks: Sequence[Task], told: Sequence[Transcript], heard: Heard, rows: list[int]
+    model: EncoderDecoder,
+    tasks: Sequence[Task],
+    told: Sequence[Transcript],
+    heard: Heard,
+    rows: list[int],
+    onward: Tensor | None,
 ) -> list[Transcript]:
     """Transcripts of these rows by their audio alone."""
     if not rows:
@@ -164,10 +179,13 @@ def _without_before(
         for at, hint in zip(rows, hints, strict=True)
     ]
     chosen = torch.tensor(rows)
-    return _decode(model, alone, Heard(heard.states[chosen], heard.count[chosen], heard.spoken[chosen]))
+    own = Heard(heard.states[chosen], heard.count[chosen], heard.spoken[chosen])
+    return _decode(model, alone, own, onward)
 
 
-def _decode(model: EncoderDecoder, tasks: Sequence[Task], heard: Heard) -> list[Transcript]:
+def _decode(
+    model: EncoderDecoder, tasks: Sequence[Task], heard: Heard, onward: Tensor | None
+) -> list[Transcript]:
     cross, count = model.cross(heard.states, heard.count), heard.spoken
     openings = model.open([task.hint for task in tasks], cross)
     rows = [_Row(task, opening, model.max_tokens) for task, opening in zip(tasks, openings, strict=True)]
@@ -176,7 +194,7 @@ def _decode(model: EncoderDecoder, tasks: Sequence[Task], heard: Heard) -> list[
     longest = max(len(row.given) + row.cap for row in rows)
     ahead = LONGEST if any(task.terms for task in tasks) else 0
     cache = model.cache(len(rows), longest + 1 + ahead)
-    _verify(model, rows, cache, cross, count)
+    _verify(model, rows, cache, cross, count, onward)
     running = list(range(len(rows)))  # row of the cache -> row of the batch
     while True:
         left = [at for at, row in enumerate(running) if not rows[row].resting]
@@ -186,10 +204,17 @@ def _decode(model: EncoderDecoder, tasks: Sequence[Task], heard: Heard) -> list[
             chosen = torch.tensor(left)
             cache, cross = Cache(cache.entries[:, chosen]), cross.rows(chosen)
             running, left = [running[at] for at in left], list(range(len(left)))
-        _advance(model, [rows[row] for row in running], cache, cross, count[running])
+        _advance(model, [rows[row] for row in running], cache, cross, count[running], onward)
 
 
-def _verify(model: EncoderDecoder, rows: Sequence[_Row], cache: Cache, cross: Cross, count: Tensor) -> None:
+def _verify(
+    model: EncoderDecoder,
+    rows: Sequence[_Row],
+    cache: Cache,
+    cross: Cross,
+    count: Tensor,
+    onward: Tensor | None,
+) -> None:
     """One pass over opening, prefix and draft; keeps the draft as far as greedy decoding would say the same."""
     given = [[*row.given, *row.task.draft[: row.cap]] for row in rows]
     width = max(len(tokens) for tokens in given)
@@ -201,7 +226,8 @@ def _verify(model: EncoderDecoder, rows: Sequence[_Row], cache: Cache, cross: Cr
     first = torch.tensor([q + 1 == len(rows[at].opening.tokens) for at, q in asked])
     places = [(rows[at].task.terms, q, given[at][q]) for at, q in asked]
     heard = [attention[at, q, : int(count[at])] for at, q in asked]
-    found = _choose(model, hidden[where[:, 0], where[:, 1]], first, heard, places)
+    parted = [rows[at].parts_at(q) for at, q in asked]
+    found = _choose(model, hidden[where[:, 0], where[:, 1]], first, heard, places, _barred(onward, parted))
     for at, row in enumerate(rows):
         queries = {q: query for (of, q), query in zip(asked, found, strict=True) if of == at}
         _walk(
@@ -259,7 +285,14 @@ def _agreed(given: Sequence[int], row: _Row) -> int:
     return n
 
 
-def _advance(model: EncoderDecoder, rows: Sequence[_Row], cache: Cache, cross: Cross, count: Tensor) -> None:
+def _advance(
+    model: EncoderDecoder,
+    rows: Sequence[_Row],
+    cache: Cache,
+    cross: Cross,
+    count: Tensor,
+    onward: Tensor | None,
+) -> None:
     """One choice for every row; rows that are done run along, and what they say is dropped."""
     fed = [row.fed if not row.resting else row.position for row in rows]
     newest = [row.stands[start:] for row, start in zip(rows, fed, strict=True)]  # a term's are several
@@ -271,7 +304,8 @@ def _advance(model: EncoderDecoder, rows: Sequence[_Row], cache: Cache, cross: C
     places = [(None if row.done else row.task.terms, row.position, row.stands[-1]) for row in rows]
     each, first = torch.arange(len(rows)), torch.zeros(len(rows)) > 0
     heard = [attention[at, q, : int(count[at])] for at, q in enumerate(last.tolist())]
-    queries = _choose(model, hidden[each, last], first, heard, places)
+    barred = _barred(onward, [row.parts_at(row.position) for row in rows])
+    queries = _choose(model, hidden[each, last], first, heard, places, barred)
     for at, (row, query) in enumerate(zip(rows, queries, strict=True)):
         if row.resting:
             continue
@@ -289,15 +323,25 @@ def _attend(
     return hidden, cast("Tensor", attention)
 
 
+def _barred(onward: Tensor | None, parted: Sequence[bool]) -> Tensor | None:
+    """[K, V] bool: what may not follow each query, or None."""
+    if onward is None or not any(parted):
+        return None
+    return torch.tensor(parted)[:, None] & onward
+
+
 def _choose(
     model: EncoderDecoder,
     hidden: Tensor,
     first: Tensor,
     heard: Sequence[Tensor],
     places: Sequence[tuple[Terms | None, int, int]],
+    barred: Tensor | None,
 ) -> list[_Query]:
     """What may follow each of `hidden` [K, D]; `places`: the row's terms, the query's position, the token there."""
     scores = model.scores(hidden, first)
+    if barred is not None:
+        scores = scores.masked_fill(F.pad(barred, (0, scores.shape[-1] - barred.shape[-1])), -torch.inf)
     best, tokens = scores.max(dim=-1)
     probabilities = (best - scores.logsumexp(dim=-1)).exp()
     room = model.max_tokens - LONGEST

@@ -241,6 +241,40 @@ def _first(ends: Iterable[tuple[Pause, int]]) -> int | None:
 RULES: tuple[Rule, ...] = (confident, punctuated, silent, long)
 
 
-def end_ms(at: Moment) -> int | None:
-    """When the turn ends by the rule that ends it first; None if it goes on."""
-    return min((end for rule in RULES if (end := rule(at)) is not None), default=None)
+@dataclass(frozen=True)
+class Ending:
+    """An end of turn at `at_ms`, by the rule of this name, seen at `now_ms`; `numbers` are what the rules looked at."""
+
+    rule: str
+    at_ms: int
+    now_ms: int
+    numbers: Mapping[str, Any]
+
+
+def ending(at: Moment) -> Ending | None:
+    """The turn's end by the rule that ends it first; None if it goes on."""
+    ends = {rule.__name__: end for rule in RULES if (end := rule(at)) is not None}
+    if not ends:
+        return None
+    first = min(ends, key=ends.__getitem__)
+    return Ending(first, ends[first], at.now_ms, {**seen(at), **{f"{name}_ms": ends[name] for name in ends}})
+
+
+def seen(at: Moment) -> dict[str, Any]:
+    """What the rules look at, for the record: numbers, texts and None."""
+    turn, rules = at.turn, at.rules
+    pause = at.pauses[-1] if at.pauses else None
+    return {
+        "words": len(turn.words),
+        "last_word": turn.words[-1].text if turn.words else None,
+        "words_heard_ms": turn.heard_ms,
+        "confidence": round(turn.confidence, 4),
+        "threshold": rules.end_of_turn_confidence_threshold,
+        "onset_ms": turn.onset_ms,
+        "speech_ms": turn.speech_ms,
+        "silence_from_ms": pause.from_ms if pause else None,
+        "silence_until_ms": pause.until_ms if pause else None,
+        "min_turn_silence_ms": rules.min_turn_silence_ms,
+        "max_turn_silence_ms": rules.max_turn_silence_ms,
+        "max_turn_ms": rules.max_turn_ms,
+    }

@@ -19,12 +19,15 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from wire import metrics
+from wire.archive import Archive
 from wire.entries import SAMPLE_RATE, AudioFrame, Control, Event, Lease, Order, Publication, WorkerLoad
 from wire.errors import INTERNAL_ERROR, BusUnavailable
+from wire.recorded import OFFER_REPLAY
 from wire.service import session_id
 from wire.streams import Bus, Logged
 from workers.pool import Pool
 from workers.recognizer import Hypothesis, Recognizer
+from workers.recorder import Recorder
 from workers.seat import Seat, refusal
 from workers.settings import WorkerSettings
 from workers.slots import Plan, Slots
@@ -45,7 +48,7 @@ PACE_STEPS = 16
 
 
 class Engine:
-    """One worker's sessions and its recognizer. `run` until drained."""
+    """One worker's sessions and its recognizer, whose weights have this `digest`. `run` until drained."""
 
     def __init__(
         self,
@@ -54,6 +57,7 @@ class Engine:
         pool: Pool,
         recognizer: Recognizer,
         thread: ThreadPoolExecutor,
+        digest: str = "",
     ) -> None:
         self._settings = settings
         self._bus = bus
@@ -63,6 +67,7 @@ class Engine:
         self._seats: dict[str, Seat] = {}
         self._outbox: list[Publication] = []
         self._over: list[Lease] = []  # settled once their last events are written
+        self._recorder = Recorder(Archive(bus, settings.seal_key), settings.worker, recognizer.spec, digest)
         self._thread = thread  # the one that computes
         self._publishing = asyncio.Lock()  # a session's events must be written in their order
         self._stopping = False
@@ -82,6 +87,7 @@ class Engine:
                 tasks.create_task(self._taking(drain))
                 tasks.create_task(self._stepping())
                 endless = [tasks.create_task(self._renewing()), tasks.create_task(self._reporting())]
+                endless.append(tasks.create_task(self._recorder.run(self._missed_recorder)))
                 await self._draining(drain)
                 for task in endless:  # they may sleep for long
                     task.cancel()
@@ -102,6 +108,7 @@ class Engine:
     async def _leaving(self) -> None:
         try:
             await self._pool.leave()
+            await self._recorder.flush()
         except BusUnavailable as error:
             logger.warning("Leases run out by themselves", extra={"reason": str(error)})
 
@@ -154,8 +161,11 @@ class Engine:
             return
         self._seats[lease.session] = seat
         seat.news_s = time.monotonic()
-        again = lease.takes > 1
-        self._slots.seat(lease.session, lease.generation, seat.origin_ms, options, steady=again)
+        again, strides = lease.takes > 1, lease.offer.params.get(OFFER_REPLAY)
+        if again and strides is not None:
+            strides = b""  # they began elsewhere
+        self._slots.seat(lease.session, lease.generation, seat.origin_ms, options, again, strides)
+        self._recorder.seated(seat)
         self._tell(seat, Event.TAKEN)
         metrics.SLOTS_USED.labels(self._pool.name).set(len(self._seats))
         logger.info("Session taken", extra={"session": lease.session, "generation": lease.generation})
@@ -168,6 +178,7 @@ class Engine:
     def _lost(self, leases: Iterable[Lease]) -> None:
         for lease in leases:
             self._pool.drop(lease)
+            self._recorder.left(lease)
             seat = self._seats.get(lease.session)
             if seat is not None and seat.lease is lease:
                 self._unseat(lease.session)
@@ -211,12 +222,14 @@ class Engine:
             started, self._hurried = time.monotonic(), False
             await self._read()
             if (plan := self._slots.plan(self._recognizer.behind, self._pace())) is not None:
+                begun = time.monotonic()
                 step = asyncio.get_running_loop().run_in_executor(
                     self._thread, self._recognizer.step, plan.batch
                 )
                 await self._publish()  # what reading decided
                 results = await step
                 self._observe(plan, time.monotonic() - started)
+                self._recorder.step(time.monotonic() - begun, int((plan.batch.samples > 0).sum()))
                 self._hurried |= self._slots.catching_up
                 self._decide(plan, results)
             await self._publish()
@@ -237,6 +250,7 @@ class Engine:
                 seat.receive(logged.cursor, logged.entries)
         for seat in list(self._seats.values()):
             self._guarded(seat, partial(self._feed, seat))
+            self._recorder.read(seat)
 
     def _notice_hold_up(self, seat: Seat, logged: Logged) -> None:
         """After an outage of Redis, or of its ingress, a session is heard as it would have been without one."""
@@ -277,6 +291,7 @@ class Engine:
                 self._slots.configure(seat.session, seat.options)
                 self._perform(seat, effects)
             case Order.TERMINATE:
+                self._slots.finish(seat.session)
                 self._perform(seat, seat.tracker.finish(at_ms))
             case Order.ABANDON:
                 self._end(seat)
@@ -292,6 +307,7 @@ class Engine:
         if hypothesis.failed:
             self._fail(seat)
             return
+        self._recorder.stepped(seat, self._slots.stepped(seat.session), hypothesis)
         hypothesis = seat.heard(hypothesis)
         self._perform(seat, seat.tracker.advance(hypothesis))
         self._outbox += seat.pulses(hypothesis.observations)
@@ -302,6 +318,7 @@ class Engine:
         for effect in effects:
             match effect:
                 case Flush(at_ms):
+                    self._recorder.decided(seat, effect)
                     seat.flush_asked_s = time.monotonic()
                     self._hurried = True
                     self._slots.flush(seat.session, at_ms)
@@ -354,8 +371,12 @@ class Engine:
             if not outbox and not over:
                 return
             try:
-                self._lost(await self._bus.publish(outbox))
+                lost = await self._bus.publish(outbox)
+                self._recorder.published(outbox, lost)
+                self._lost(lost)
                 await self._pool.settle(over)
+                for lease in over:
+                    self._recorder.left(lease)
             except BusUnavailable as error:
                 self._outbox, self._over = outbox + self._outbox, over + self._over
                 await asyncio.sleep(self._redis_away("publish", error))
@@ -383,6 +404,9 @@ class Engine:
             logger.warning("Redis is away, trying again until it answers", extra=told)
         self._away += 1
         return min(RETRY_S * 1.5 ** min(self._away - 1, 10), LONGEST_RETRY_S)
+
+    def _missed_recorder(self, error: BusUnavailable) -> None:
+        self._redis_away("record", error)
 
     def _redis_back(self) -> None:
         if self._away:

@@ -33,7 +33,7 @@ async def serve(pool: str, settings: WorkerSettings, drain: asyncio.Event, probe
         raise SettingsError(f"there is no pool {pool!r}; there are: {', '.join(POOLS)}")
     loop = asyncio.get_running_loop()
     with ThreadPoolExecutor(1, thread_name_prefix="model") as thread:
-        recognizer = await loop.run_in_executor(thread, _load, pool, settings)
+        recognizer, digest = await loop.run_in_executor(thread, _load, pool, settings)
         bus = Bus(settings.redis_url, Keys(settings.namespace))
         try:
             leases = Pool(bus, pool, settings.worker, settings.lease_s)
@@ -44,14 +44,17 @@ async def serve(pool: str, settings: WorkerSettings, drain: asyncio.Event, probe
                 told = {"pool": pool, "model": spec.model, "licence": spec.licence, "slots": spec.slots}
                 logger.info("Ready", extra=told)
 
-            await Engine(settings, bus, leases, recognizer, thread).run(drain, joined)
+            await Engine(settings, bus, leases, recognizer, thread, digest).run(drain, joined)
         finally:
             probe.ready = False
             await bus.close()
 
 
-def _load(pool: str, settings: WorkerSettings) -> "Recognizer":
-    """Weights to a warm recognizer. On the model's thread: torch's own threads belong to whoever starts them."""
+def _load(pool: str, settings: WorkerSettings) -> "tuple[Recognizer, str]":
+    """Weights to a warm recognizer, and their digest.
+
+    On the model's thread: torch's own threads belong to whoever starts them.
+    """
     # Threads of one product that wait for each other must sleep, not spin: ingress, Redis and clients may need the
     # core that the slowest of them has lost. Read once, when torch is loaded; so torch is loaded here.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -78,7 +81,8 @@ def _load(pool: str, settings: WorkerSettings) -> "Recognizer":
             precision=settings.precision,
             **chosen,
         )
+        digest = checkpoints.digest(reference)
     except (checkpoints.CheckpointError, ValueError, KeyError, RuntimeError) as error:
         raise WeightsError(f"{reference}: {error}") from error
     recognizer.warm_up()
-    return recognizer
+    return recognizer, digest

@@ -42,6 +42,7 @@ from workers.words import (
     agreed,
     align,
     fit,
+    goes_on,
     heard_once,
     spell,
     token_cap,
@@ -126,6 +127,7 @@ class Redecoder:
         self._vad = vad
         self._vad_state = vad.state(spec.slots)
         self._pieces = pieces
+        self._onward = torch.tensor([goes_on(piece) for piece in pieces])
         self._context = context
         self._windows = [Window() for _ in range(spec.slots)]
         # Where key terms are part of the context, a bonus on top makes them up.
@@ -313,13 +315,13 @@ class Redecoder:
     def _transcripts(self, tasks: Sequence[Task]) -> list[Transcript | None]:
         """None for a row that failed."""
         try:
-            return [*transcribe(self._model, tasks)] if tasks else []
+            return [*transcribe(self._model, tasks, self._onward)] if tasks else []
         except Exception:  # noqa: BLE001 one row must not take its neighbours along: find out which it was
             return [self._alone(task) for task in tasks]
 
     def _alone(self, task: Task) -> Transcript | None:
         try:
-            return transcribe(self._model, [task])[0]
+            return transcribe(self._model, [task], self._onward)[0]
         except Exception:  # noqa: BLE001 reported as `Hypothesis.failed`
             return None
 

@@ -6,13 +6,13 @@ from typing import Literal
 
 from pydantic import AliasChoices, Field, field_validator
 
-from wire.service import ServiceSettings
+from wire.sealing import SealedSettings
 
 #: What a pool serves unless its operator names something else: embedded models.
 MODELS = {"english": "moonshine-tiny-en", "multilang": "whisper-base", "u3pro": "whisper-base"}
 
 
-class WorkerSettings(ServiceSettings):
+class WorkerSettings(SealedSettings):
     """One worker process: one pool, one model, so many slots."""
 
     worker: str = Field(

@@ -51,6 +51,7 @@ class _Seat:
     cuts: deque[int] = field(default_factory=deque)
     fresh: bool = True
     steady: bool = False  # until it has caught up
+    strides: deque[int] | None = None  # chunks of each step to come, of a replay; one each when they are over
     flush_ms: int = NO_FLUSH  # asked, not yet in a plan
     awaited_ms: int = NO_FLUSH  # in a plan, not yet answered
     out: int = 0  # plans out that may tell something about it
@@ -92,12 +93,19 @@ class Slots:
     # ---- sessions
 
     def seat(
-        self, session: str, generation: int, origin_ms: int, options: SlotOptions, steady: bool = False
+        self,
+        session: str,
+        generation: int,
+        origin_ms: int,
+        options: SlotOptions,
+        steady: bool = False,
+        strides: bytes | None = None,
     ) -> int:
         """Give the session a slot; its audio begins at `origin_ms`. Raises ValueError if seated, or no slot is free.
 
         `steady`: until it has caught up, its audio goes out in pieces as it first did (`pace` of `plan`), so that what
-        is decoded, and when, is what another worker decoded, or would have.
+        is decoded, and when, is what another worker decoded, or would have. `strides`: of a replay, the chunks that
+        each step takes, however fast they come; when they are over, one a step.
         """
         if session in self._seats or not self._empty:
             raise ValueError(f"session {session} is seated already" if self._empty else "every slot is taken")
@@ -105,6 +113,8 @@ class Slots:
         self._seats[session] = _Seat(
             slot, Owner(session, generation), origin_ms, start, start, start, options, steady=steady
         )
+        if strides is not None:
+            self._seats[session].strides = deque(strides)
         return slot
 
     def steady(self, session: str) -> None:
@@ -152,6 +162,12 @@ class Slots:
             seat.cuts.append(seat.fed)
         return seat.fed
 
+    def finish(self, session: str) -> None:
+        """No audio comes any more: a replay's last flushes wait for none."""
+        seat = self._seats[session]
+        if seat.strides is not None:
+            seat.strides.clear()
+
     def flush(self, session: str, at_ms: int) -> None:
         """Ask the model to settle up to `at_ms`, with the plan that reaches it. Raises ValueError past what was fed."""
         seat = self._seats[session]
@@ -177,8 +193,10 @@ class Slots:
 
     @property
     def catching_up(self) -> bool:
-        """Whether a steady seat has a chunk left: there is no need to wait for more."""
-        return any(seat.steady and self._is_full(seat) for seat in self._seats.values())
+        """Whether a steady seat, or a replay, has enough for a step: there is no need to wait for more."""
+        return any(
+            (seat.steady or seat.strides is not None) and self._is_full(seat) for seat in self._seats.values()
+        )
 
     def plan(self, behind: bool = False, pace: int = 1) -> Plan | None:
         """The next step, or None if no slot has anything to do; `behind`: the recognizer has, even without audio;
@@ -211,10 +229,21 @@ class Slots:
 
     def _due(self, seat: _Seat) -> bool:
         stuck = seat.awaited_ms != NO_FLUSH and not seat.out  # the last row did not bring the answer
+        if self._stride(seat):  # a flush goes with the audio that it went with
+            return self._is_full(seat) or bool(seat.cuts)
         return self._is_full(seat) or bool(seat.cuts) or self._reached(seat) or stuck
 
     def _is_full(self, seat: _Seat) -> bool:
-        return seat.fed - seat.planned >= self._spec.chunk_samples
+        chunks = self._stride(seat) or 1
+        return seat.fed - seat.planned >= chunks * self._spec.chunk_samples
+
+    def _stride(self, seat: _Seat) -> int | None:
+        """Chunks of a replay's next step, as far as that was recorded. Where no flush waits, no step is without any."""
+        strides = seat.strides or deque()
+        flushing = seat.flush_ms != NO_FLUSH or seat.awaited_ms != NO_FLUSH
+        while strides and not strides[0] and not flushing:
+            strides.popleft()
+        return strides[0] if strides else None
 
     def _reached(self, seat: _Seat) -> bool:
         """Whether a flush waits that needs no more audio than is planned."""
@@ -222,7 +251,12 @@ class Slots:
 
     def _fill(self, seat: _Seat, arrays: _Arrays, options: dict[int, SlotOptions], pace: int) -> None:
         slot, row = seat.slot, arrays.audio[seat.slot]
-        if seat.steady:
+        if seat.strides is not None:
+            stride = self._stride(seat)
+            row = row[: (1 if stride is None else stride) * self._spec.chunk_samples]
+            if stride is not None:
+                seat.strides.popleft()
+        elif seat.steady:
             row = row[: pace * self._spec.chunk_samples]
         arrays.samples[slot] = self._take(seat, row)
         seat.steady = seat.steady and self._is_full(seat)

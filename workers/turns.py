@@ -20,13 +20,24 @@ cough, is dropped without a message, and its order is used again.
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import pairwise
 
 from wire.messages import SpeechStarted, Turn
 from workers import telling
-from workers.endpointing import MIN_SPEECH_MS, Moment, OpenTurn, Pause, Span, SpeechGate, TurnRules, end_ms
+from workers.endpointing import (
+    MIN_SPEECH_MS,
+    Ending,
+    Moment,
+    OpenTurn,
+    Pause,
+    Span,
+    SpeechGate,
+    TurnRules,
+    ending,
+    seen,
+)
 from workers.recognizer import Hypothesis
 from workers.words import Word
 
@@ -38,9 +49,10 @@ UTTERANCE_PAUSE_MS = 300
 
 @dataclass(frozen=True)
 class Flush:
-    """Ask the recognizer to settle every word that starts before `at_ms`. One at a time."""
+    """Ask the recognizer to settle every word that starts before `at_ms`. One at a time. `why`: for the record."""
 
     at_ms: int
+    why: Ending | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -225,7 +237,7 @@ class TurnTracker:
                 self._rules = item
             case _Force(at_ms):
                 spoken = self._turn.onset_ms is not None and self._turn.onset_ms < at_ms
-                return self._cut(at_ms) if spoken else []
+                return self._cut(self._asked("forced", at_ms)) if spoken else []
             case _Finish(at_ms):
                 return self._finish(at_ms)
         return self._decide(changed)
@@ -293,7 +305,7 @@ class TurnTracker:
     def _decide(self, changed: bool) -> list[Effect]:
         if self.state is State.LISTENING and not changed:
             return []
-        end = end_ms(Moment(self._turn, self._silences(), self._now_ms, self._rules))
+        end = ending(self._moment())
         utterance = self._utterance() if end is None else ""
         effects = self._show(utterance) if changed or utterance else []
         if end is not None:
@@ -302,6 +314,13 @@ class TurnTracker:
             self._move(Move.NOTHING)
             self._turn = OpenTurn()
         return effects
+
+    def _moment(self) -> Moment:
+        return Moment(self._turn, self._silences(), self._now_ms, self._rules)
+
+    def _asked(self, rule: str, at_ms: int) -> Ending:
+        """An end that the client wants."""
+        return Ending(rule, at_ms, self._now_ms, seen(self._moment()))
 
     def _silences(self) -> list[Pause]:
         return self._turn.silences(self._now_ms, self.state is State.SPEAKING)
@@ -313,17 +332,18 @@ class TurnTracker:
         pause = turn.pauses[-1] if turn.pauses else None
         return pause is None or pause.until_ms - pause.from_ms >= self._rules.max_turn_silence_ms
 
-    def _cut(self, at_ms: int) -> list[Effect]:
-        """End the turn at `at_ms`; what was heard after it is the next turn's."""
+    def _cut(self, why: Ending) -> list[Effect]:
+        """End the turn; what was heard after its end is the next turn's."""
         self._move(Move.CUT)
+        at_ms = why.at_ms
         self._flush_ms = at_ms
         self._queue.extendleft(span for span in reversed(self._turn.spans) if span.end_ms > at_ms)
-        return [Flush(at_ms)]
+        return [Flush(at_ms, why)]
 
     def _finish(self, at_ms: int) -> list[Effect]:
         if self.state is not State.LISTENING:
             self._finishing = True
-            return self._cut(at_ms)
+            return self._cut(self._asked("terminated", at_ms))
         self._move(Move.OVER)
         self._queue.clear()
         return [Finished()]

@@ -155,6 +155,16 @@ def _groups(spelled: Sequence[bytes]) -> list[list[int]]:
     return groups
 
 
+def goes_on(piece: bytes) -> bool:
+    """Whether a token that spells this is written onto the word before it, as "'re" and "ing" are: no punctuation, and
+    nothing of a script without spaces."""
+    text = piece.replace(_SPACE, b" ").decode(errors="ignore")
+    if not text or text[0].isspace():
+        return False
+    first = text.lstrip("'\N{RIGHT SINGLE QUOTATION MARK}")[:1]
+    return not first or (first.isalnum() and not (_IN_CJK.match(first) or _IN_SOUTHEAST.match(first)))
+
+
 def _parts(before: str, after: str) -> bool:
     """Whether a unit ends between the two, neither of them with a space there."""
     left, right = before[-1:], after[0]

@@ -68,6 +68,7 @@ def test_a_list_of_keys():
         ("bad name=", "line 1"),
         (f"bad name={'x' * 65}", "line 1"),
         ("bad sessions=0", "line 1"),
+        ("bad record=maybe", "line 1"),
         ("bad sessions=-1", "line 1"),
         ("bad sessions=many", "line 1"),
         ("bad sessions=1e3", "line 1"),
@@ -257,3 +258,9 @@ def test_a_token_tells_nothing_to_test_a_guessed_key_against():
 def test_a_key_may_have_a_name_that_another_has():
     keys = collect([Key("line 1", "twin", b"1" * 32), Key("line 2", "twin", b"2" * 32)])
     assert len(keys) == 2
+
+
+def test_a_line_tells_whether_its_sessions_are_recorded():
+    keys = collect(parse_file("one record=yes\ntwo name=second record=no\nthree"))
+    credentials = Credentials(keys, SECRET)
+    assert [credentials.grant(key, NOW_S).record for key in ("one", "two", "three")] == [True, False, None]

@@ -99,3 +99,10 @@ def test_the_page_calls_deployed_what_is_not_refused():
         assert page is not None
         deployed = {row["pool"]: row["deployed"] for row in page["pools"]}
         assert deployed["multilang"] is (pools.refusal("multilang", "whisper-rt", now) is None)
+
+
+def test_what_is_spare_is_what_nobody_waits_for():
+    pools = Pools()
+    assert pools.spare("english") == 0
+    pools.heard({"english": WORKERS, "multilang": WORKERS}, 0.0, {"english": 5})
+    assert (pools.spare("english"), pools.spare("multilang"), pools.spare("u3pro")) == (-1, 4, 0)

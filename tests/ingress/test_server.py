@@ -29,6 +29,7 @@ from websockets.exceptions import ConnectionClosed
 from cli import redis_fleet
 from cli.redis_server import find
 from ingress import server
+from ingress.consent import Record
 from ingress.server import Ingress, serve
 from ingress.session import Effect, Session
 from ingress.settings import IngressSettings
@@ -37,6 +38,7 @@ from tests.certificates import Pair, presented
 from tests.fakes import ScriptedWorker, Served
 from wire import metrics
 from wire.accounts import Accounts
+from wire.archive import Archive
 from wire.entries import Billing, Event, LicenseState, LicenseStatus, Order, SessionEvent, WorkerLoad
 from wire.errors import (
     INTERNAL_ERROR,
@@ -47,7 +49,9 @@ from wire.errors import (
     too_many_sessions,
 )
 from wire.keys import LICENSE_HOLDER, Keys
+from wire.recorded import OFFER_RECORDED
 from wire.service import Probe
+from wire.speech_models import DEFAULT_MODEL
 from wire.streams import Bus
 
 #: How long a test waits for what must happen, in seconds.
@@ -2015,3 +2019,86 @@ def test_a_session_goes_on_when_a_replica_takes_the_place_of_its_master(
         with redis_fleet.cluster(redis_fleet.free_ports(6), tmp_path) as servers:
             hosts = ",".join(f"127.0.0.1:{server.port}" for server in servers)
             run(scenario(f"redis+cluster://{hosts}", servers[int(kind.split()[1])]))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# recordings, replays
+
+
+@pytest.mark.parametrize(
+    "record,query,told",
+    [
+        (Record.OFF, "", None),
+        (Record.OFF, "?record=true", False),
+        (Record.ASK, "?record=true", True),
+        (Record.ALL, "", True),
+        (Record.ALL, "?record=false", False),
+    ],
+)
+def test_who_is_recorded_is_told_in_begin(run, nodes: Nodes, wait_until, record, query, told):
+    async def scenario() -> None:
+        async with nodes(record=record) as node:
+            async with node.client(f"/v3/ws{query}") as client:
+                begun = await begin(client)
+                assert begun["configuration"].get("recorded") is told
+                await client.send(FRAME)
+                await client.send(TERMINATE)
+                await rest(client)
+            assert (OFFER_RECORDED in only(node.worker).lease.offer.params) is bool(told)
+            archive = Archive(node.bus)
+            if not told:
+                assert await archive.listing() == []
+                return
+
+            async def over() -> bool:
+                return all(one.end for one in await archive.listing())
+
+            await wait_until(over)
+            recording = await archive.load(begun["id"])
+            assert recording.pcm == FRAME
+            assert [message.type for message in recording.messages] == ["Begin", "Turn", "Termination"]
+            assert recording.end is not None
+            assert (recording.end.outcome, recording.end.audio_ms) == ("ended", 50)
+            assert recording.facts.params["speech_model"] == DEFAULT_MODEL
+
+    run(scenario())
+
+
+def test_replays_have_places_of_their_own_and_give_way(run, nodes: Nodes, wait_until):
+    busy = (3009, REASON_SEE_ERROR)
+
+    async def scenario() -> None:
+        async with nodes(replay_sessions=1) as node:
+
+            async def report(free: int) -> None:
+                await node.bus.report("english", "w", WorkerLoad(4, free, 0, int(time.time()) + 60, "m"))
+
+            async def refused() -> bool:
+                async with node.client("/v3/ws?replay=true") as client:
+                    return (await rest(client))[1:] == busy
+
+            assert await refused(), "nobody is known to have time"
+            await report(2)
+            await wait_until(lambda: node.ingress._pools.spare("english") == 2)
+            async with node.client("/v3/ws?replay=true") as client:
+                await begin(client)
+                assert await refused(), "there is one place"
+                node.worker.takes = False
+                async with node.client() as live:
+                    await report(0)
+                    assert (await rest(client))[1:] == busy, "others wait for a worker"
+                    node.worker.takes = True
+                    await begin(live)
+
+    run(scenario())
+
+
+def test_without_places_there_are_no_replays(run, nodes: Nodes, wait_until):
+    async def scenario() -> None:
+        async with nodes(replay_sessions=0) as node:
+            await node.bus.report("english", "w", WorkerLoad(4, 4, 0, int(time.time()) + 60, "m"))
+            await wait_until(lambda: node.ingress._pools.spare("english") == 4)
+            async with node.client("/v3/ws?replay=true") as client:
+                assert (await rest(client))[1] == 3009
+
+    run(scenario())

@@ -32,6 +32,7 @@ def test_every_key_is_somebodys():
         KEYS.license_trust(),
         KEYS.usage(),
         KEYS.usage_open(),
+        KEYS.recordings(),
     ]
     built += [KEYS.ticks("licensing"), KEYS.ticks("usage-host-1")]
     wanted = [pattern for service in COMMANDS for pattern in patterns(service, KEYS)]
@@ -41,7 +42,7 @@ def test_every_key_is_somebodys():
 
 def of_one_name() -> list[Callable[[str], bytes]]:
     """The methods of `Keys` that build a key of one name."""
-    others = {"ticks", "everything", "license_status", "license_trust", "usage", "usage_open"}
+    others = {"ticks", "everything", "license_status", "license_trust", "usage", "usage_open", "recordings"}
     return [
         getattr(KEYS, name)
         for name in vars(Keys)
@@ -74,6 +75,8 @@ def server(tmp_path_factory) -> Iterator[Server]:
         ("usage", ("XADD", KEYS.audio("s"), "*", "e", "x")),
         ("usage", ("GET", KEYS.license_trust())),
         ("licensing", ("XLEN", KEYS.usage())),
+        ("console", ("DEL", KEYS.recordings())),
+        ("console", ("GET", KEYS.license_trust())),
         ("licensing", ("GET", KEYS.state("s"))),
         *(
             (service, words)

@@ -620,7 +620,9 @@ def test_a_generation_that_redis_has_forgotten_is_not_given_again(run, bus: Bus,
         before = server.hgetall(keys.state("s"))
         [second] = await bus.take_over("english", "b", 1, NOW_MS)
         server.hset(keys.state("s"), mapping=before)  # it failed over, losing its last write
-        [third] = await bus.take_over("english", "c", 1, NOW_MS)
+        await bus.restore(Restoration(first.offer, first.offer_id, first.generation, b"", (), 1))
+        assert await bus.publish([Publication(second, [event(second, 1)])]) == [second]
+        [third] = await bus.take("english", "c", 1, BLOCK_MS)
         assert first.generation < second.generation < third.generation
 
     run(scenario())
@@ -832,6 +834,7 @@ CALLS: dict[str, Callable[[Bus], Any]] = {
     "append": lambda bus: bus.append([("s", 1, frame(0))]),
     "touch": lambda bus: bus.touch({"s": 0}),
     "restore": lambda bus: bus.restore(Restoration(offer_of("s"), b"1-0", 0, b"", (), 1)),
+    "run_script": lambda bus: bus.run_script([((b"k",), ("touch",))]),
     "incarnation": lambda bus: bus.incarnation(),
     "forget": lambda bus: bus.forget(["s"]),
     "take_place": lambda bus: bus.take_place("key", "s", 1),

@@ -169,6 +169,13 @@ def test_a_checkpoint_in_several_files_is_joined(nothing: Path) -> None:
     assert set(load(locate(str(folder)))[1]) == {"a", "b"}
 
 
+def test_weights_are_known_by_their_digest(nothing: Path) -> None:
+    assert checkpoints.digest("silero-vad") == SILERO.sha256
+    (nothing / "config.json").write_text("{}")
+    (nothing / "model.safetensors").write_bytes(b"some weights")
+    assert checkpoints.digest(str(nothing)) == hashlib.sha256(b"some weights").hexdigest()
+
+
 def test_an_index_may_not_lead_out_of_the_folder(nothing: Path) -> None:
     folder = write_checkpoint(nothing / "mine")
     (folder / "model.safetensors").rename(nothing / "other.safetensors")

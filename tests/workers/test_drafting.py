@@ -23,7 +23,7 @@ from workers.drafting import Task, Transcript, transcribe
 from workers.models import whisper
 from workers.models.decoder import Hint
 from workers.models.moonshine import MIN_SAMPLES, Moonshine, MoonshineConfig, frames, fused
-from workers.words import repeats, token_cap
+from workers.words import goes_on, repeats, token_cap
 
 DATA = Path(__file__).parents[1] / "data"
 VOCABULARY = 40
@@ -52,7 +52,7 @@ def sound(seed: int, samples: int) -> Tensor:
     return torch.randn(samples, generator=torch.Generator().manual_seed(seed)) * 0.3
 
 
-def greedy(model: Moonshine, task: Task) -> tuple[list[int], float]:
+def greedy(model: Moonshine, task: Task, onward: Tensor | None = None) -> tuple[list[int], float]:
     """The plain way: the whole text again for every token, no cache, no draft. Tokens and the end's probability."""
     tokens: list[int] = []
     with torch.inference_mode():
@@ -62,7 +62,10 @@ def greedy(model: Moonshine, task: Task) -> tuple[list[int], float]:
             text = torch.tensor([[model.config.bos_token_id, *task.prefix, *tokens]])
             positions = torch.arange(text.shape[1])[None]
             hidden, _ = model.decode(text, positions, model.cache(1, text.shape[1]), cross)
-            chances = model.logits(hidden[0, -1]).float().softmax(-1)
+            scores = model.logits(hidden[0, -1]).float()
+            if onward is not None and task.prefix and not tokens:
+                scores[onward] = -torch.inf
+            chances = scores.softmax(-1)
             token = int(chances.argmax())
             if token == model.config.eos_token_id:
                 return tokens, float(chances[token])
@@ -73,8 +76,8 @@ def greedy(model: Moonshine, task: Task) -> tuple[list[int], float]:
                 return tokens, 0.0
 
 
-def assert_greedy(model: Moonshine, task: Task, found: Transcript) -> None:
-    tokens, end = greedy(model, task)
+def assert_greedy(model: Moonshine, task: Task, found: Transcript, onward: Tensor | None = None) -> None:
+    tokens, end = greedy(model, task, onward)
     assert found.tokens == tokens
     assert found.end == pytest.approx(end, abs=1e-4)
     assert found.probabilities.shape == (len(tokens),)
@@ -179,9 +182,11 @@ def test_a_draft_changes_no_token(data: st.DataObject, seed: int) -> None:
 def test_rows_of_a_batch_are_independent(data: st.DataObject, seed: int) -> None:
     model = tiny(seed)
     batch = data.draw(st.lists(tasks(model), min_size=2, max_size=4))
-    for task, found in zip(batch, transcribe(model, batch), strict=True):
-        assert_greedy(model, task, found)
-        [alone] = transcribe(model, [task])
+    onward = torch.tensor(data.draw(st.lists(st.booleans(), min_size=VOCABULARY, max_size=VOCABULARY)))
+    onward[model.config.eos_token_id] = False
+    for task, found in zip(batch, transcribe(model, batch, onward), strict=True):
+        assert_greedy(model, task, found, onward)
+        [alone] = transcribe(model, [task], onward)
         assert found.probabilities == pytest.approx(alone.probabilities, abs=1e-4)
         assert found.attention == pytest.approx(alone.attention, abs=1e-4)
 
@@ -365,3 +370,16 @@ def test_in_doubt_the_audio_is_asked_alone() -> None:
     assert told.tokens == sure.tokens
     assert sure.plain is None
     assert plain.plain is None
+
+
+@pytest.mark.weights
+def test_no_token_goes_on_with_a_word_that_stands(real: Moonshine) -> None:
+    """Of "Hello, world!", behind a "Hell" that stands: the model would write the rest of the word."""
+    pieces = checkpoints.pieces(checkpoints.fetch("moonshine-tiny-en"))
+    [hell] = [token for token, piece in enumerate(pieces) if piece == b" Hell"]
+    task = Task(speech("hello_world.wav"), prefix=(hell,))
+    onward = torch.tensor([goes_on(piece) for piece in pieces])
+    [free], [parted] = transcribe(real, [task]), transcribe(real, [task], onward)
+    assert goes_on(pieces[free.tokens[0]])
+    assert not goes_on(pieces[parted.tokens[0]])
+    assert b"world" in b"".join(pieces[token] for token in parted.tokens)

@@ -18,7 +18,7 @@ from workers.endpointing import (
     SpeechGate,
     TurnRules,
     confident,
-    end_ms,
+    ending,
     long,
     punctuated,
     silent,
@@ -205,7 +205,7 @@ def test_a_threshold_of_zero_ends_after_the_shorter_silence_whatever_is_known():
 
 def test_a_threshold_of_one_leaves_only_silence():
     rules = TurnRules(end_of_turn_confidence_threshold=1)
-    assert end_ms(moment([Pause(1000, 3000)], rules=rules, heard_ms=1100, confidence=1.0)) == 2280
+    assert ended(moment([Pause(1000, 3000)], rules=rules, heard_ms=1100, confidence=1.0)) == 2280
 
 
 WHOLE = TurnRules(min_turn_silence_ms=128, whole=True)
@@ -262,7 +262,24 @@ def test_long_cuts_at_its_limit_where_nothing_is_settled():
     assert long(moment([], now_ms=61_000, settled=[], onset_ms=None)) is None
 
 
+def ended(at):
+    found = ending(at)
+    return found and found.at_ms
+
+
 def test_the_earliest_end_wins():
-    assert end_ms(moment([Pause(1000, 3000)], heard_ms=1100, confidence=0.9)) == 1400
-    assert end_ms(moment([Pause(1000, 3000)])) == 2280
-    assert end_ms(moment([Pause(1000, 1100)])) is None
+    assert ended(moment([Pause(1000, 3000)], heard_ms=1100, confidence=0.9)) == 1400
+    assert ended(moment([Pause(1000, 3000)])) == 2280
+    assert ended(moment([Pause(1000, 1100)])) is None
+
+
+def test_an_ending_tells_the_rule_and_the_numbers_it_looked_at():
+    found = ending(moment([Pause(1000, 3000)], heard_ms=1100, confidence=0.9, now_ms=3000))
+    assert found is not None
+    assert (found.rule, found.now_ms) == ("confident", 3000)
+    assert found.numbers["confident_ms"] == 1400
+    assert found.numbers["silent_ms"] == 2280
+    assert "long_ms" not in found.numbers
+    assert found.numbers["silence_from_ms"] == 1000
+    assert found.numbers["confidence"] == 0.9
+    assert found.numbers["threshold"] == RULES.end_of_turn_confidence_threshold

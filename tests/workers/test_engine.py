@@ -19,10 +19,12 @@ import pytest
 import redis
 
 from tests.fakes import append
+from wire.archive import Archive
 from wire.entries import AudioFrame, Control, Event, Offer, Order, SessionEvent
 from wire.errors import INTERNAL_ERROR, BusUnavailable
 from wire.keys import STATE_TAKES, WORKERS_GROUP, Keys
 from wire.params import SessionParams
+from wire.recorded import OFFER_RECORDED, PLAIN, Published, SessionFacts, Stepped
 from wire.streams import Bus, entry_id, number_of
 from workers.engine import Engine
 from workers.pool import Pool
@@ -317,6 +319,38 @@ def test_a_session_is_taken_its_audio_becomes_turns_and_its_end_is_told(play: Pl
         assert len({event.generation for event in desk.told["s"]}) == 1
         await desk.until(lambda: house.offers() == 0)  # the lease is settled
         assert not worker.engine._pool.leases
+
+    play(scenario)
+
+
+def test_a_recorded_session_tells_how_it_was_served(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        archive, desk = Archive(house.desk.bus), house.desk
+        await archive.begin(SessionFacts("s", 100.0), 60.0, 10**6)
+        await house.hire()
+        await desk.open("s", params=PARAMS | {OFFER_RECORDED: PLAIN})
+        await desk.open("not recorded")
+        for session in ("s", "not recorded"):
+            await desk.say(session, speech(1, 320), pause(1600), speech(2, 320))
+            await desk.until(partial(desk.finals, session))
+            await desk.order(session, Order.TERMINATE)
+            await desk.ended(session)
+
+        async def written() -> list[Published]:
+            return [one for one in (await archive.load("s")).of(Published) if one.event == "DONE"]
+
+        await desk.until(written)
+        recording = await archive.load("s")
+        assert [taken.worker for taken in recording.takes] == ["a"]
+        steps = recording.of(Stepped)
+        assert [step.from_ms for step in steps] == [0, *[step.to_ms for step in steps[:-1]]]
+        assert steps[-1].to_ms == 2240
+        assert [at_ms for at_ms, _ in recording.speech] == [HOP_MS * n for n in range(1, 71)]
+        assert [decided.turn_order for decided in recording.decisions] == [0, 1]
+        assert [decided.rule for decided in recording.decisions] == ["confident", "terminated"]
+        events = [(one.generation, one.sequence, one.event) for one in recording.of(Published)]
+        assert events == [(event.generation, event.sequence, event.event.name) for event in desk.told["s"]]
+        assert len(await archive.index()) == 1
 
     play(scenario)
 

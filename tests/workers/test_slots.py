@@ -263,6 +263,70 @@ def test_a_seat_whose_audio_was_held_up_catches_up_as_one_taken_over_does():
     assert run(slots)[0].batch.samples[0] == CHUNK
 
 
+def test_a_replay_takes_what_the_recorded_steps_took_and_then_a_chunk_a_step():
+    slots = Slots(replace(SPEC, catch_up=4))
+    slots.seat("a", 1, 0, SlotOptions(), strides=bytes([2, 0, 1, 3, 0, 2]))
+    slots.feed("a", ramp(0, 5 * CHUNK))
+    taken = []
+
+    def step(*answers: Hypothesis) -> None:
+        plan = slots.plan(pace=4)
+        assert plan is not None
+        slots.deliver(plan, [*answers, *[None] * (SPEC.slots - len(answers))])
+        taken.append(int(plan.batch.samples[0]) // CHUNK)
+
+    step()
+    slots.flush("a", 15)  # as the recorded session did: its step had no new audio
+    step(said(flushed_ms=15))
+    step()
+    assert slots.plan() is None, "three chunks are not there yet"
+    slots.feed("a", ramp(5 * CHUNK, 7 * CHUNK))
+    while slots.catching_up:
+        step()
+    assert taken == [2, 0, 1, 3, 2, 1, 1, 1, 1]
+    slots.integrity()
+
+
+@pytest.mark.parametrize("recorded", [b"", bytes([1]), bytes([1, 5])])
+def test_the_last_flush_of_a_replay_waits_for_no_audio(recorded):
+    slots = Slots(SPEC)
+    slots.seat("a", 1, 0, SlotOptions(), strides=recorded)
+    slots.feed("a", ramp(0, CHUNK))
+    run(slots)
+    slots.finish("a")
+    slots.flush("a", 10)
+    plan, _ = run(slots, said(flushed_ms=10))
+    assert plan.batch.flush_ms[0] == 10
+    assert slots.plan() is None
+
+
+def test_a_cut_lets_a_replay_go_on_with_what_there_is():
+    slots = seated()
+    slots.seat("a", 1, 0, SlotOptions(), strides=bytes([3]))
+    slots.feed("a", ramp(0, CHUNK + 48))
+    assert slots.plan() is None
+    slots.cut("a")
+    plan, _ = run(slots)
+    assert plan.batch.samples[0] == CHUNK  # what a row of this recognizer holds
+    plan, _ = run(slots)
+    assert plan.batch.samples[0] == 48
+
+
+def test_a_replay_without_strides_gives_a_chunk_a_step_however_much_there_is():
+    slots = Slots(replace(SPEC, catch_up=4))
+    slots.seat("a", 1, 0, SlotOptions(), strides=b"")
+    taken = []
+    for _ in range(2):
+        slots.feed("a", ramp(0, 2 * CHUNK))
+        while slots.catching_up:
+            plan = slots.plan(pace=4)
+            assert plan is not None
+            slots.deliver(plan, [None] * SPEC.slots)
+            taken.append(int(plan.batch.samples[0]))
+    assert taken == [CHUNK] * 4
+    assert slots.plan(pace=4) is None
+
+
 def test_a_flush_in_the_past_is_asked_at_once():
     slots = seated("a")
     slots.feed("a", ramp(0, 2 * CHUNK))

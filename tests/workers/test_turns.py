@@ -98,6 +98,21 @@ def test_a_turn_from_first_fragment_to_final():
     )
 
 
+@pytest.mark.parametrize(
+    "asked,rule", [("force_endpoint", "forced"), ("finish", "terminated"), ("", "silent")]
+)
+def test_a_flush_knows_why(asked, rule):
+    tracker = spoken(RULES, PLEASE).actor
+    if asked:
+        [flush] = getattr(tracker, asked)(1536)
+    else:
+        [*_, flush] = tracker.advance(heard(hops(1536, 2848, 0.0)))
+    assert isinstance(flush, Flush)
+    assert flush.why is not None
+    assert (flush.why.rule, flush.why.at_ms) == (rule, flush.at_ms)
+    assert flush.why.numbers["words"] == 1
+
+
 def test_a_confident_turn_ends_after_the_shorter_silence():
     assert (
         spoken(RULES)

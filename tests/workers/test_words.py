@@ -20,6 +20,7 @@ from workers.words import (
     agreed,
     align,
     fit,
+    goes_on,
     heard_once,
     join,
     repeats,
@@ -498,3 +499,25 @@ def test_words_that_find_no_time_are_not_believed(words: list[tuple[str, int]], 
 def test_of_two_the_one_that_finds_time_is_believed() -> None:
     words = lasting(("No", 480), ("matter.", 20), ("No", 140), ("matter.", 160))
     assert [(word.text, word.start_ms) for word in heard_once(words)] == [("No", 500), ("matter.", 640)]
+
+
+@pytest.mark.parametrize(
+    "piece,expected",
+    [
+        (b"ing", True),
+        (b"'re", True),
+        (b"'", True),
+        ("\N{RIGHT SINGLE QUOTATION MARK}s".encode(), True),
+        (b"5", True),
+        ("é".encode(), True),
+        (b" we", False),
+        ("\N{LOWER ONE EIGHTH BLOCK}we".encode(), False),
+        (b",", False),
+        (b"", False),
+        (b"\xe3", False),  # a third of a character
+        ("日".encode(), False),
+        ("ไ".encode(), False),
+    ],
+)
+def test_what_goes_on_with_a_word(piece: bytes, expected: bool) -> None:
+    assert goes_on(piece) is expected

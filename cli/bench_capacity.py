@@ -1,0 +1,156 @@
+"""From results of benchmarks to `CAPACITY.md`: what was measured, and the arithmetic for so many sessions. Pure.
+
+A figure says which command measures it again. What is computed says of what; it holds as far as cost grows with the
+number of sessions, which `steno bench ingress` checks (its `linear`).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from wire.entries import SAMPLE_RATE
+
+#: Of a core, what is planned with: the rest is for bursts, the machine's own work and a node that is lost.
+PLANNED = 0.7
+#: Audio that Redis holds of a session, in s: since the last checkpoint, which comes with each final.
+HELD_S = 30
+BYTES_PER_S = 2 * SAMPLE_RATE
+#: What TCP, TLS, WebSocket frames and stream entries add to audio on the wire.
+OVERHEAD = 1.1
+POOLS = ("english", "multilang", "u3pro")
+SIZES = (100, 1_000, 10_000)
+_HEAD = """# Capacity
+
+Written by `steno bench capacity` from the results in {folder}; change those, not this. Repeat a figure with the command
+beside it, on your machine, while it does nothing else.
+"""
+_PLAN = f"""
+## What so many sessions need
+
+Computed from the figures above, with {PLANNED:.0%} of a core planned for use. Ingress and Redis: cores per session at
+the largest level that holds, times sessions. Redis' memory: {HELD_S} s of 16 kHz audio for each session, which is what
+it holds since a checkpoint when nobody pauses for that long. Network: 16 kHz PCM and {OVERHEAD - 1:.0%} for what
+carries it, once from clients to ingress, once to Redis, once to workers. Workers: machines like the one measured.
+"""
+
+
+@dataclass(frozen=True)
+class Node:
+    """What `steno bench ingress` says of one level: cores of ingress and of Redis, for each session."""
+
+    sessions: int
+    ingress: float
+    redis: float
+    kib: float
+    added_p99_ms: float
+
+
+def node(result: Mapping[str, Any] | None) -> Node | None:
+    """The largest level that holds; None without one."""
+    levels = [level for level in (result or {}).get("levels", ()) if level["holds"]]
+    if not levels:
+        return None
+    best = max(levels, key=lambda level: int(level["sessions"]))
+    count = best["sessions"]
+    cores = best["cores"]
+    return Node(
+        count, cores["ingress"] / count, cores["redis"] / count, best["session_kib"], best["added_p99_ms"]
+    )
+
+
+def page(results: Mapping[str, Mapping[str, Any]], folder: str, sizes: Sequence[int] = SIZES) -> str:
+    """The whole page. `results`: by the name of their benchmark, those that are there."""
+    found = node(results.get("ingress"))
+    parts = [
+        _HEAD.format(folder=folder),
+        "\n## Measured\n\n",
+        *_table(("What", "Figure", "On", "Command"), _measured(results, found)),
+    ]
+    if found is not None:
+        columns = ("For", *(f"{size:,} sessions" for size in sizes))
+        parts += [_PLAN, "\n", *_table(columns, _planned(results, found, sizes))]
+    else:
+        parts.append("\nWithout a result of `steno bench ingress` nothing is computed.\n")
+    return "".join(parts)
+
+
+def _measured(results: Mapping[str, Mapping[str, Any]], found: Node | None) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    if found is not None:
+        on, command = _machine(results["ingress"]), "`steno bench ingress`"
+        rows += [
+            ("Sessions of one ingress, 50 ms frames", f"{found.sessions:,}", on, command),
+            ("Added to delays there, p99", f"{found.added_p99_ms:.1f} ms", on, command),
+            ("Ingress, sessions a core", f"{1 / found.ingress:,.0f}", on, command),
+            ("Redis, sessions a core", f"{1 / found.redis:,.0f}", on, command),
+            ("Ingress, memory a session", f"{found.kib:.0f} KiB", on, command),
+        ]
+    for pool in POOLS:
+        if (result := results.get(_worker(pool))) is not None:
+            rows.append(
+                (
+                    f"Live sessions of the {pool} pool",
+                    f"{result['holds']}",
+                    _machine(result),
+                    f"`steno bench worker --pool {pool}`",
+                )
+            )
+    for machine in results.get("transducer", {}).get("machines", ()):
+        rows += [_step(machine["gpu"], run) for run in machine["runs"] if any(_held(run))]
+    return rows
+
+
+def _step(gpu: str, run: Mapping[str, Any]) -> tuple[str, ...]:
+    name = f"Step of {run['model']}, {run['chunk_ms']} ms chunks, sessions"
+    command = f"`python -m cli.bench_transducer --model {run['model']} --lookahead {run['lookahead']}`"
+    return name, f"{max(_held(run)):,}", gpu, command
+
+
+def _held(run: Mapping[str, Any]) -> list[int]:
+    return [int(level["sessions"]) for level in run["levels"] if level["holds"]]
+
+
+def _planned(
+    results: Mapping[str, Mapping[str, Any]], found: Node, sizes: Sequence[int]
+) -> list[tuple[str, ...]]:
+    def row(name: str, need: Any) -> tuple[str, ...]:
+        return (name, *(need(size) for size in sizes))
+
+    rows = [
+        row("Ingress, cores", lambda size: f"{_whole(size * found.ingress / PLANNED)}"),
+        row("Ingress, memory of sessions", lambda size: _bytes(size * found.kib * 1024)),
+        row("Redis, cores (one a server)", lambda size: f"{_whole(size * found.redis / PLANNED)}"),
+        row("Redis, audio held", lambda size: _bytes(size * HELD_S * BYTES_PER_S * OVERHEAD)),
+        row(
+            "Network, each of three ways",
+            lambda size: f"{size * BYTES_PER_S * OVERHEAD * 8 / 1e6:,.0f} Mbit/s",
+        ),
+    ]
+    for pool in POOLS:
+        if held := results.get(_worker(pool), {}).get("holds"):
+            name = f"Workers of {pool}, machines as measured"
+            rows.append(row(name, lambda size, held=held: f"{_whole(size / held):,}"))
+    return rows
+
+
+def _worker(pool: str) -> str:
+    return "worker" if pool == "english" else f"worker-{pool}"
+
+
+def _machine(result: Mapping[str, Any]) -> str:
+    machine = result["machine"]
+    return f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']:g} GiB"
+
+
+def _whole(value: float) -> int:
+    return max(1, math.ceil(value))
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.0f} MiB"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [header, ["---"] * len(header), *rows]
+    return [f"| {' | '.join(line)} |\n" for line in lines]

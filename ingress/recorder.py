@@ -1,0 +1,92 @@
+"""This node's recordings, performed: who is recorded, what their sessions come to, how they end, how much there is.
+
+    begin -> note* -> end, for each session that is recorded;  run for the node's life, flush once after it
+
+Nothing here may hurt a session (`wire/scribe.py` tells how).
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable
+
+from ingress.consent import Policy, Record
+from ingress.session import Effect
+from ingress.tape import items
+from wire import metrics
+from wire.archive import Archive
+from wire.errors import BusUnavailable
+from wire.recorded import Connection, SessionEnd, SessionFacts
+from wire.scribe import Scribe
+
+logger = logging.getLogger(__name__)
+
+#: How often the total of all recordings is looked at, in seconds.
+TIDY_S = 5.0
+
+
+class Recorder:
+    """See the module. `instance` is the node's name."""
+
+    def __init__(self, archive: Archive, policy: Policy, instance: str) -> None:
+        self._archive = archive
+        self._policy = policy
+        self._instance = instance
+        self._writer = f"ingress {instance}"
+        self._scribe = Scribe(archive)
+        #: What the offers of recorded sessions say.
+        self.mark = archive.mark
+
+    def why(self, key: bool | None, asked: bool | None) -> str:
+        """Why a session is recorded, "" if it is not (`ingress/consent.py`)."""
+        return self._policy.why(key, asked, random.random())
+
+    async def begin(self, facts: SessionFacts) -> bool:
+        """Whether a recording could be begun; without one the session goes on all the same."""
+        try:
+            await self._archive.begin(facts, self._policy.keep_s, self._policy.session_bytes)
+        except BusUnavailable as error:
+            logger.warning("Session is not recorded", extra={"reason": str(error)})
+            return False
+        self._scribe.open(facts.id, self._writer)
+        metrics.RECORDED_SESSIONS.labels(facts.why).inc()
+        logger.info("Session is recorded", extra={"why": facts.why})
+        return True
+
+    def note(self, session: str, given: object, effects: Iterable[Effect]) -> None:
+        """An input of the session, and what followed (`ingress/tape.py`). Nothing for one that is not recorded."""
+        if not self._scribe.writes(session):
+            return
+        try:
+            for item in items(given, effects, self._scribe.now_s()):
+                self._scribe.keep(session, item)
+        except Exception:  # a bug here must not end the session
+            logger.exception("Not recorded")
+
+    def connection(self, session: str, happened: str) -> None:
+        """What became of the client's connection, as `wire.recorded.Connection` has it."""
+        self._scribe.keep(session, Connection(self._scribe.now_s(), happened))
+
+    def end(self, session: str, outcome: str, audio_ms: int) -> None:
+        """The session is over."""
+        self._scribe.close(session, SessionEnd(self._scribe.now_s(), outcome, audio_ms))
+
+    async def run(self, missed: Callable[[BusUnavailable], None]) -> None:
+        """Write for ever, and keep all recordings together within their limit; `missed` is told of failed tries."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._scribe.run(missed))
+            if self._policy.record is not Record.OFF:
+                tasks.create_task(self._tidying(missed))
+
+    async def flush(self) -> None:
+        """What is left to write, once, at the end. Raises BusUnavailable."""
+        await self._scribe.flush()
+
+    async def _tidying(self, missed: Callable[[BusUnavailable], None]) -> None:
+        while True:
+            try:
+                metrics.RECORDINGS_BYTES.set(await self._archive.tidy(self._policy.total_bytes))
+                await self._archive.forget_told(self._instance)
+            except BusUnavailable as error:
+                missed(error)
+            await asyncio.sleep(TIDY_S)

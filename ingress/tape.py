@@ -1,0 +1,61 @@
+"""What ingress records of one session: what came, what was decided of it, and what was told (`wire/recorded.py`).
+
+The client's secrets are left out: parameters that concern ingress alone are in no item, and Begin loses its token.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+
+from ingress import session
+from ingress.session import Append, CloseWith, Effect, Reply
+from wire.entries import AudioFrame, Control, SessionEvent
+from wire.recorded import Audio, Connection, Dropped, Item, Ordered, Said, Told
+
+_RESUMED = '"type":"Resumed"}'
+_TOKEN = "resume_token"  # noqa: S105 its name in Begin
+
+
+def items(given: object, effects: Iterable[Effect], at_s: float) -> list[Item]:
+    """What an input of `Session` and the effects that followed come to. `given`: a message of the client, an event of
+    the worker, or anything else where time or an error was the input.
+
+    What a client that is back is told again has been recorded when it was first told. Of a text message, the audio that
+    it pushed out of decoder and resampler comes first: it lies before the place that the order is for.
+    """
+    performed = list(effects)
+    if performed and isinstance(performed[0], Reply) and performed[0].text.endswith(_RESUMED):
+        return [Connection(at_s, "resumed")]
+    sound: list[Item] = [
+        Audio(at_s, effect.entry.position, effect.entry.pcm)
+        for effect in performed
+        if isinstance(effect, Append) and isinstance(effect.entry, AudioFrame)
+    ]
+    said: list[Item] = [Said(at_s, given)] if isinstance(given, str) else []
+    return [*sound, *said, *_decided(given, performed, at_s)]
+
+
+def _decided(given: object, effects: Iterable[Effect], at_s: float) -> Iterator[Item]:
+    place, text = (-1, -1), ""
+    if isinstance(given, SessionEvent):
+        place, text = (given.generation, given.sequence), given.text
+    for effect in effects:
+        match effect:
+            case Append(Control(order, position, fields)):
+                yield Ordered(at_s, order.name, position, fields)
+            case Reply(told):
+                yield Told(at_s, _without_token(told), *place)
+            case session.Dropped(reason):
+                yield Dropped(at_s, reason, *place, text)
+            case CloseWith(code, reason):
+                yield Connection(at_s, "closed", int(code), reason)
+            case _:
+                pass
+
+
+def _without_token(text: str) -> str:
+    """Only Begin holds one."""
+    if _TOKEN not in text or not text.endswith('"type":"Begin"}'):
+        return text
+    fields = json.loads(text)
+    fields["configuration"].pop(_TOKEN, None)
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,82 @@
+"""This node's recordings: begun or not, noted, ended, and kept within their limit."""
+
+import asyncio
+import logging
+
+import pytest
+
+from ingress.consent import Policy, Record
+from ingress.recorder import Recorder
+from ingress.session import Append, Reply
+from wire.archive import Archive
+from wire.entries import AudioFrame
+from wire.keys import Keys
+from wire.recorded import Audio, Connection, Said, SessionFacts, Told
+from wire.streams import Bus
+
+POLICY = Policy(Record.ASK, keep_s=60.0, session_bytes=10**6, total_bytes=10**7)
+FACTS = SessionFacts("s", 100.0, why="asked")
+
+
+def test_a_session_from_begin_to_end(bus, run):
+    archive = Archive(bus)
+    recorder = Recorder(archive, POLICY, "node")
+
+    async def scenario() -> None:
+        assert recorder.why(None, True) == "asked"
+        assert await recorder.begin(FACTS)
+        recorder.note("s", b"..", [Append(AudioFrame(0, b"\1\1"))])
+        recorder.note("s", "hello", [Reply("you too")])
+        recorder.note("another", "hello", [])
+        recorder.connection("s", "lost")
+        recorder.end("s", "ended", 1000)
+        await recorder.flush()
+
+    run(scenario())
+    recording = run(archive.load("s"))
+    assert [type(item) for item in recording.items] == [Audio, Said, Told, Connection]
+    assert recording.end is not None
+    assert (recording.end.outcome, recording.end.audio_ms) == ("ended", 1000)
+
+
+def test_without_redis_the_session_goes_on_unrecorded(run, caplog: pytest.LogCaptureFixture):
+    async def scenario() -> None:
+        bus = Bus("redis://127.0.0.1:1/0", Keys("none"))
+        recorder = Recorder(Archive(bus), POLICY, "node")
+        assert not await recorder.begin(FACTS)
+        recorder.note("s", "hello", [])
+        await recorder.flush()
+        await bus.close()
+
+    with caplog.at_level(logging.WARNING):
+        run(scenario())
+    assert "Session is not recorded" in caplog.text
+
+
+def test_a_bug_here_is_logged_and_harms_nobody(bus, run, caplog: pytest.LogCaptureFixture):
+    recorder = Recorder(Archive(bus), POLICY, "node")
+    run(recorder.begin(FACTS))
+    recorder.note("s", "hello", [Reply(5)])  # type: ignore[arg-type]
+    assert "Not recorded" in caplog.text
+
+
+def test_all_together_are_kept_within_their_limit(bus, run, wait_until):
+    archive = Archive(bus)
+    policy = Policy(Record.ALL, keep_s=60.0, session_bytes=10**6, total_bytes=5_000)
+
+    async def scenario() -> None:
+        recorder = Recorder(archive, policy, "node")
+        for number in range(3):
+            await recorder.begin(SessionFacts(f"s{number}", 100.0 + number, why="all"))
+            recorder.note(f"s{number}", b"", [Append(AudioFrame(0, bytes(4_000)))])
+        async with asyncio.TaskGroup() as tasks:
+            await recorder.flush()
+            running = tasks.create_task(recorder.run(print))
+
+            async def only_the_newest() -> bool:
+                return [one.id for one in await archive.listing()] == ["s2"]
+
+            await wait_until(only_the_newest)
+            running.cancel()
+
+    run(scenario())

@@ -1,0 +1,90 @@
+"""What a session's inputs and effects come to on a recording."""
+
+import json
+
+from ingress.session import Limits, Reply, Session
+from ingress.tape import items
+from wire.entries import Event, SessionEvent
+from wire.params import parse_query
+from wire.recorded import Audio, Connection, Dropped, Ordered, Said, Told
+
+FRAME = bytes(range(200)) * 8
+
+
+def session(query: str = "", token: str = "") -> Session:
+    pairs = [tuple(pair.split("=")) for pair in query.split("&") if pair]
+    made = Session("s", parse_query(pairs), Limits(), 0.0, 99, resume_token=token)  # type: ignore[arg-type]
+    made.start(0.0)
+    return made
+
+
+def taken(actor: Session) -> list:
+    event = SessionEvent("s", 1, 0, Event.TAKEN)
+    return items(event, actor.worker_event(event, 0.1), 50.0)
+
+
+def test_audio_is_kept_as_it_goes_to_the_log():
+    actor = session()
+    noted = items(FRAME, actor.client_audio(FRAME, 0.1), 50.0)
+    assert noted == [Audio(50.0, 0, FRAME)]
+
+
+def test_a_text_message_stands_behind_its_audio_and_before_what_it_orders():
+    actor = session("sample_rate=8000")
+    actor.client_audio(FRAME, 0.1)
+    text = '{"type": "ForceEndpoint"}'
+    sound, said, order = items(text, actor.client_text(text, 0.2), 50.0)
+    assert isinstance(sound, Audio)
+    assert said == Said(50.0, text)
+    assert order == Ordered(50.0, "FORCE_ENDPOINT", sound.end)
+
+
+def test_a_configuration_is_kept_resolved():
+    actor = session()
+    text = '{"type": "UpdateConfiguration", "max_turn_silence": 20}'
+    _, order = items(text, actor.client_text(text, 0.2), 50.0)
+    assert isinstance(order, Ordered)
+    assert order.order == "CONFIGURE"
+    assert order.params is not None
+    assert order.params["max_turn_silence"] == 50
+
+
+def test_what_is_told_knows_the_event_it_passes_on():
+    actor = session()
+    [begun] = taken(actor)
+    assert isinstance(begun, Told)
+    assert json.loads(begun.text)["type"] == "Begin"
+    event = SessionEvent("s", 1, 1, Event.MESSAGE, 100, 0, True, "a turn")
+    assert items(event, actor.worker_event(event, 0.3), 51.0) == [Told(51.0, "a turn", 1, 1)]
+    assert items(event, actor.worker_event(event, 0.3), 52.0) == [Dropped(52.0, "duplicate", 1, 1, "a turn")]
+
+
+def test_an_error_and_its_close_are_kept_with_the_message_that_earned_them():
+    from wire.errors import ClientError, Close
+
+    actor = session()
+    effects = actor.refuse(ClientError(Close.INVALID_INPUT, "no"), 0.2)
+    said, told, closed = items("{broken", effects, 50.0)
+    assert said == Said(50.0, "{broken")
+    assert isinstance(told, Told)
+    assert "no" in told.text
+    assert closed == Connection(50.0, "closed", 3006, "See Error message for details")
+
+
+def test_the_token_of_a_resumable_session_is_not_kept():
+    actor = session("resumable=true", token="a secret")
+    [begun] = taken(actor)
+    assert isinstance(begun, Told)
+    assert "a secret" not in begun.text
+    fields = json.loads(begun.text)
+    assert (fields["sequence"], fields["id"]) == (1, "s")
+    assert "mode" in fields["configuration"]
+
+
+def test_what_is_told_again_was_recorded_before():
+    actor = session("resumable=true", token="a secret")
+    taken(actor)
+    assert actor.client_lost()
+    effects = actor.resume(0, 1.0)
+    assert sum(isinstance(effect, Reply) for effect in effects) == 2
+    assert items(None, effects, 50.0) == [Connection(50.0, "resumed")]
