@@ -460,7 +460,10 @@ class Bus:
             except (EntryError, KeyError, TypeError):
                 dead.append(offer_id)
         results = await self.run_script(
-            [((self.keys.state(offer.session),), ("take", SESSION_TTL_S * 1000)) for _, offer in readable]
+            [
+                ((self.keys.state(offer.session),), ("take", SESSION_TTL_S * 1000, offer_id))
+                for offer_id, offer in readable
+            ]
         )
         leases: list[Lease] = []
         for (offer_id, offered), result in zip(readable, results, strict=True):
