@@ -8,6 +8,7 @@ redis_fleet   Redis servers that tests and benchmarks hurt: alone, with Sentinel
 proxy         what lies between two processes, to be made worse
 audio_file    any sound file -> 16 kHz mono chunks
 client        the client's side of a session, shared by transcribe, mic, demo and bench
+resuming      what a client keeps to go on after a lost connection
 latencies     what a session's messages say about delays
 display       a session on a terminal, in a log, or as JSON lines
 dues          licensing and usage: the services, licences as files, the reference issuer and tracker

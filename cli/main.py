@@ -106,6 +106,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print each server message as
 Format = Annotated[
     bool, typer.Option("--format/--no-format", help="Ask for finished turns with punctuation and capitals.")
 ]
+GoOn = Annotated[
+    bool, typer.Option("--resume/--no-resume", help="Go on when the connection was lost, if the server can.")
+]
 
 
 @app.command(
@@ -137,6 +140,7 @@ def transcribe(  # noqa: PLR0913 each is an option of the command
     ] = False,
     as_json: Json = False,
     format_turns: Format = True,
+    resume: GoOn = True,
 ) -> None:
     """Transcribe a sound file, as if it were being spoken.
 
@@ -146,7 +150,7 @@ def transcribe(  # noqa: PLR0913 each is an option of the command
     from cli import transcribe as command
 
     hints = _hints(speech_model, language, prompt, keyterms)
-    request = _request(endpoint, api_key, format_turns, hints)
+    request = _request(endpoint, api_key, format_turns, resume, hints)
     command.run(file, request, fast, as_json, _output(), _notes())
 
 
@@ -164,6 +168,7 @@ def mic(  # noqa: PLR0913 each is an option of the command
     ] = None,
     as_json: Json = False,
     format_turns: Format = True,
+    resume: GoOn = True,
 ) -> None:
     """Transcribe what the microphone hears, until Ctrl-C.
 
@@ -173,7 +178,7 @@ def mic(  # noqa: PLR0913 each is an option of the command
 
     hints = _hints(speech_model, language, prompt, keyterms)
     command.run(
-        _request(endpoint, api_key, format_turns, hints),
+        _request(endpoint, api_key, format_turns, resume, hints),
         device,
         as_json,
         _output(),
@@ -446,10 +451,12 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _request(endpoint: str, api_key: str, format_turns: bool, hints: dict[str, Any]) -> "Request":
+def _request(
+    endpoint: str, api_key: str, format_turns: bool, resume: bool, hints: dict[str, Any]
+) -> "Request":
     from cli.client import Request
 
-    return Request(endpoint, api_key, format_turns=format_turns, **hints)
+    return Request(endpoint, api_key, format_turns=format_turns, resume=resume, **hints)
 
 
 def _hints(

@@ -1,7 +1,7 @@
 """`steno mic`: the microphone through a running server, until Ctrl-C."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from types import ModuleType
@@ -13,8 +13,9 @@ from cli import client, transcribe
 from wire.errors import StackError
 
 CHUNK_MS = 50
-#: Audio that may wait for the network before the newest is dropped, in chunks.
-WAITING_CHUNKS = 200
+#: Audio that may wait for the network before the newest is dropped, in chunks: while a connection is lost recording
+#: goes on, for half as long again as a server waits (docs/resume.md).
+WAITING_CHUNKS = 1_800
 #: Rates that the server takes (protocol 2.1).
 _LOWEST_HZ, _HIGHEST_HZ = 8_000, 96_000
 
@@ -33,7 +34,7 @@ def run(request: client.Request, device: str | None, as_json: bool, output: Cons
     request = replace(request, sample_rate=found.sample_rate)
     if output.is_terminal and not as_json:
         notes.print(f"[dim]listening to {found.name}; Ctrl-C ends[/]", highlight=False)
-    session = asyncio.run(_session(library, found, request, as_json, output))
+    session = asyncio.run(_session(library, found, request, as_json, output, notes))
     if not as_json:
         transcribe.print_delays(session.latencies, notes)
 
@@ -48,12 +49,18 @@ class Microphone:
 
 
 class Recording:
-    """Chunks from the thread that records to the loop that sends. `lost`: chunks dropped, for nobody fetched them."""
+    """Chunks from the thread that records to the loop that sends. `lost`: chunks dropped, for nobody fetched them;
+    `notify` is told of it, once for all that are lost in a row.
+    """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, notify: Callable[[str], None] = lambda _: None
+    ) -> None:
         self._loop = loop
+        self._notify = notify
         self._chunks: asyncio.Queue[bytes | None] = asyncio.Queue()
         self.lost = 0
+        self._losing = False
 
     def put(self, chunk: bytes | None) -> None:
         """Called by the recording thread; None ends the recording."""
@@ -62,24 +69,39 @@ class Recording:
     def _accept(self, chunk: bytes | None) -> None:
         if chunk is not None and self._chunks.qsize() >= WAITING_CHUNKS:
             self.lost += 1
+            if not self._losing:
+                waiting_s = WAITING_CHUNKS * CHUNK_MS // 1000
+                self._notify(f"{waiting_s} s of speech wait for the server: what is said now is lost")
+            self._losing = True
         else:
+            self._losing = False
             self._chunks.put_nowait(chunk)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        while (chunk := await self._chunks.get()) is not None:
+    async def chunks(self, stop: asyncio.Event) -> AsyncIterator[bytes]:
+        """Until the recording ends, or until `stop` is set and nothing waits any more."""
+        while not (stop.is_set() and self._chunks.empty()):
+            chunk = await self._chunks.get()
+            if chunk is None:
+                return
             yield chunk
 
 
 async def _session(
-    library: ModuleType, microphone: Microphone, request: client.Request, as_json: bool, output: Console
+    library: ModuleType,
+    microphone: Microphone,
+    request: client.Request,
+    as_json: bool,
+    output: Console,
+    notes: Console,
 ) -> client.Session:
-    recording = Recording(asyncio.get_running_loop())
+    notify = transcribe.noting(as_json, output, notes)
+    recording = Recording(asyncio.get_running_loop(), notify)
     with (
         client.stop_on_interrupt() as stop,
         _recorded(library, microphone, recording),
         transcribe.listening(as_json, output) as listener,
     ):
-        return await client.converse(request, client.until(stop, recording.chunks()), listener)
+        return await client.converse(request, recording.chunks(stop), listener, notify)
 
 
 @contextmanager

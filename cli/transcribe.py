@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -25,7 +26,7 @@ def run(
     if output.is_terminal and not as_json:
         notes.print(_about(source, fast), highlight=False)
     started_s = time.monotonic()
-    session = asyncio.run(_session(path, request, fast, as_json, output))
+    session = asyncio.run(_session(path, request, fast, as_json, output, notes))
     if as_json:
         return
     if fast:
@@ -35,12 +36,22 @@ def run(
 
 
 async def _session(
-    path: Path, request: client.Request, fast: bool, as_json: bool, output: Console
+    path: Path, request: client.Request, fast: bool, as_json: bool, output: Console, notes: Console
 ) -> client.Session:
     chunks = audio_file.chunks(path, CHUNK_MS)
     with client.stop_on_interrupt() as stop, listening(as_json, output) as listener:
         audio = client.unpaced(chunks) if fast else client.paced(chunks, request.sample_rate)
-        return await client.converse(request, client.until(stop, audio), listener)
+        return await client.converse(
+            request, client.until(stop, audio), listener, noting(as_json, output, notes)
+        )
+
+
+def noting(as_json: bool, output: Console, notes: Console) -> Callable[[str], None]:
+    """One dim line for each thing that happens to the connection. Where the text is drawn again and again, it must go
+    the same way: another line would be written into it.
+    """
+    where = output if output.is_terminal and not as_json else notes
+    return lambda text: where.print(f"[dim]{text}[/]", highlight=False)
 
 
 @contextlib.contextmanager

@@ -336,7 +336,7 @@ def _defaults(verbose: bool, workers: int) -> dict[str, str]:
     level = "INFO" if verbose else "WARNING"
     wanted = {
         "LOGGING_LEVEL": level,
-        "DRAIN_GRACE_S": f"{STOP_GRACE_S / 2:g}",
+        "DRAIN_GRACE_S": "0",  # everything ends, so there is nobody to hand over to, and nothing to wait for
         # Threads of one model wait for each other many times a step: where one core is busy with something else, as on
         # a desk, a model on all cores was measured 20 times slower than on half of them. `workers` share these.
         "THREADS": str(max(1, (os.cpu_count() or 1) // max(1, 2 * workers))),

@@ -34,10 +34,21 @@ class Converter:
         self.received = 0
         #: Samples handed out, at 16 kHz: the position of the next one.
         self.position = 0
+        #: (received, position) when the resampler last began anew.
+        self.began = (0, 0)
         self._half_sample = b""
         self._unflushed = False
         resampling = rate != SAMPLE_RATE
         self._stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, vr=True) if resampling else None
+
+    @property
+    def within_a_sample(self) -> bool:
+        """The last message ended in the middle of a sample."""
+        return bool(self._half_sample)
+
+    def go_on(self, received: int, position: int) -> None:
+        """Before the first message: as if so much had been received, and the next sample handed out is this one."""
+        self.received, self.position, self.began = received, position, (received, position)
 
     @property
     def received_s(self) -> float:
@@ -67,6 +78,7 @@ class Converter:
         tail = self._out(self._stream.resample_chunk(_NOTHING, last=True))
         self._stream.clear()
         self._unflushed = False
+        self.began = (self.received, self.position)
         return tail
 
     def _out(self, samples: npt.NDArray[np.float32]) -> bytes:

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from ingress.laps import LAP_S, LapBox, LapCounter, LastLaps
+from ingress.laps import LAP_S, UNHEARD_LAPS, LapBox, LapCounter, LastLaps
 from ingress.license import LicenseGate
 from wire import metrics
 from wire.accounts import Accounts
@@ -53,6 +53,22 @@ class Dues:
             return
         started_ms = round(time.time() * 1000)
         self._laps[session] = LapCounter(session, pool, model, started_ms, self._now(), self._lap_s)
+
+    def go_on(self, session: str, pool: str, model: str, lap: int, begun_ms: int) -> None:
+        """The session comes from another node, which has told this lap of it, or, unheard, some more."""
+        begun_s = max(0.0, time.time() - begun_ms / 1000)
+        laps = LapCounter(session, pool, model, begun_ms, self._now() - begun_s, self._lap_s)
+        laps.go_on(lap + UNHEARD_LAPS, self._now())
+        self._laps[session] = laps
+
+    def lap(self, session: str) -> tuple[int, int]:
+        """The session's last lap, and when its use began in Unix ms; zeros for one that is not used (any more)."""
+        laps = self._laps.get(session)
+        return (laps.lap, laps.started_ms) if laps else (0, 0)
+
+    def move(self, session: str) -> None:
+        """The session goes on on another node, which tells its laps from now on."""
+        self._laps.pop(session, None)
 
     def end(self, session: str) -> None:
         """The session is over, however it ended: its last lap is told with the next beat."""

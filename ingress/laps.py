@@ -11,6 +11,8 @@ from wire.entries import UsageRecord
 
 #: Time between two laps of a session, in seconds.
 LAP_S = 5.0
+#: Laps that the node which a session comes from may have told after it was heard of last: its own is newer than all.
+UNHEARD_LAPS = 1_000
 #: Most sessions whose last lap waits for Redis.
 MAX_WAITING = 100_000
 #: How long last laps are kept after they were told, in seconds: the tracker counts them sooner, unless it is away.
@@ -24,12 +26,16 @@ class LapCounter:
         self, session: str, pool: str, model: str, started_ms: int, now: float, lap_s: float = LAP_S
     ) -> None:
         self._session, self._pool, self._model = session, pool, model
-        self._started_ms = started_ms
+        self.started_ms = started_ms
         self._started_at = now
         self._lap_s = lap_s
         self._next_at = now + lap_s
-        self._lap = 0
+        self.lap = 0
         self._over = False
+
+    def go_on(self, lap: int, now: float) -> None:
+        """Laps up to this one may have been told elsewhere."""
+        self.lap, self._next_at = lap, now + self._lap_s
 
     def next_deadline(self) -> float | None:
         """When the next lap is due; None once the session is over."""
@@ -50,17 +56,17 @@ class LapCounter:
         return self._record(audio_ms, now)
 
     def _record(self, audio_ms: int, now: float) -> UsageRecord:
-        self._lap += 1
+        self.lap += 1
         session_ms = max(0, round((now - self._started_at) * 1000))
-        ended_ms = self._started_ms + session_ms if self._over else -1
+        ended_ms = self.started_ms + session_ms if self._over else -1
         return UsageRecord(
             self._session,
-            self._lap,
+            self.lap,
             audio_ms,
             session_ms,
             self._pool,
             self._model,
-            self._started_ms,
+            self.started_ms,
             ended_ms,
         )
 

@@ -10,7 +10,10 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from wire.entries import AudioEntry, Saved, unpack_checkpoint
+from wire.entries import AudioEntry, AudioFrame, Saved, unpack_checkpoint
+
+#: What an order of another node's is taken to hold.
+_ORDER_BYTES = 1_000
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,24 @@ class Ledger:
         while account.entries and (account.bytes > self._most_session_bytes or self.bytes > self._most_bytes):
             self._let_go(account)
         return account.last
+
+    def adopt(
+        self,
+        session: str,
+        generation: int,
+        checkpoint: bytes,
+        last: int,
+        entries: Sequence[tuple[int, AudioEntry]],
+    ) -> None:
+        """A session that another node had: what Redis has of its log, up to number `last`. Raises EntryError."""
+        entry_id = unpack_checkpoint(checkpoint).entry_id if checkpoint else ""
+        account = self._accounts[session] = _Account(last, last, int(entry_id.partition("-")[0] or 0) + 1)
+        account.generation, account.checkpoint = generation, checkpoint
+        for number, entry in entries:
+            size = len(entry.pcm) if isinstance(entry, AudioFrame) else _ORDER_BYTES
+            account.entries.append((number, entry, size))
+            account.bytes += size
+            self.bytes += size
 
     def written(self, session: str, number: int) -> None:
         """Redis has taken the entry, and all before it."""

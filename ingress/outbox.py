@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ingress.keeper import Keeper
 from ingress.ledger import Ledger
 from wire import metrics
 from wire.entries import AudioEntry, AudioFrame, Control, Offer, Order, pack_audio
@@ -31,7 +32,9 @@ RETRY_S = 0.25
 class Outbox:
     """`append`, `withdraw` and the like return at once; `run` for the node's life, and `flush` once after it."""
 
-    def __init__(self, bus: Bus, tick_ms: int, ledger: Ledger | None = None) -> None:
+    def __init__(
+        self, bus: Bus, tick_ms: int, keeper: Keeper | None = None, ledger: Ledger | None = None
+    ) -> None:
         #: What waits here, orders included; it is for the caller to bound it.
         self.pending_bytes = 0
         #: When Redis first failed to take what waits, by the clock of the loop; None while it takes it.
@@ -39,6 +42,7 @@ class Outbox:
         #: What the logs of the sessions should hold.
         self.ledger = ledger or Ledger(2**28, 2**22)
         self._bus = bus
+        self._keeper = keeper
         self._tick_s = tick_ms / 1000
         self._work = asyncio.Event()
         self._pending: deque[_Item] = deque()
@@ -64,6 +68,17 @@ class Outbox:
             self._pending.append(item)
             self.pending_bytes += size
         self._work.set()
+
+    def mark(self, session: str) -> None:
+        """Something happened to the session: if it is one that is kept, that is to be written."""
+        if self._keeper is not None and self._keeper.mark(session):
+            self._work.set()
+
+    def moved(self, session: str) -> None:
+        """The session goes on on another node: what is not written yet is that one's to write."""
+        self._drop(session, even_its_end=True)
+        self._lost.pop(session, None)
+        self.ledger.drop(session)
 
     def withdraw(self, offer: Offer, offer_id: bytes) -> None:
         """Nobody took the offer: take it back, with the audio appended by then. Append nothing for it after this."""
@@ -121,11 +136,12 @@ class Outbox:
         try:
             await self._restore_lost()
             await self._append_pending()
+            if self._keeper is not None:
+                await self._keeper.write(self._keeper.rest())
             for _ in range(withdrawn):
                 await self._bus.withdraw(*self._withdrawn[0])
                 self._withdrawn.popleft()
-            if forgotten:
-                await self._bus.forget([self._forgotten[number] for number in range(forgotten)])
+            await self._forget([self._forgotten[number] for number in range(forgotten)])
             for _ in range(forgotten):
                 self.ledger.drop(self._forgotten.popleft())
             while self._freed:
@@ -169,7 +185,7 @@ class Outbox:
                 item.number = item.number or self.ledger.number(item.session, item.entry, item.size)
             try:
                 with metrics.APPEND_SECONDS.time():
-                    await self._bus.append([(item.session, item.number, item.entry) for item in items])
+                    await self._append(items)
             except BaseException:  # cancelled as well: the flush at the node's end goes on from here
                 self._pending.extendleft(reversed(items))
                 raise
@@ -177,8 +193,30 @@ class Outbox:
             for item in items:
                 self.ledger.written(item.session, item.number)
 
-    def _drop(self, session: str) -> None:
-        kept = [item for item in self._pending if item.session != session or item.is_end]
+    async def _append(self, items: "list[_Item]") -> None:
+        entries = [(item.session, item.number, item.entry) for item in items]
+        keeper = self._keeper
+        if keeper is None:
+            await self._bus.append(entries)
+            return
+        keepings = keeper.keepings(entries, {item.session for item in self._pending})
+        theirs = {keeping.session for keeping in keepings}
+        if others := [entry for entry in entries if entry[0] not in theirs]:
+            await self._bus.append(others)
+        await keeper.write(keepings)
+
+    async def _forget(self, sessions: list[str]) -> None:
+        keeper = self._keeper
+        if others := [session for session in sessions if keeper is None or session not in keeper]:
+            await self._bus.forget(others)
+        for session in sessions:
+            if keeper is not None and session not in others:
+                await keeper.release(session)
+
+    def _drop(self, session: str, even_its_end: bool = False) -> None:
+        kept = [
+            item for item in self._pending if item.session != session or (item.is_end and not even_its_end)
+        ]
         self.pending_bytes -= sum(item.size for item in self._pending) - sum(item.size for item in kept)
         self._pending = deque(kept)
         self._last.pop(session, None)

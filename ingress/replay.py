@@ -5,6 +5,7 @@ not passed over in silence: it cannot resume.
 """
 
 from collections import deque
+from collections.abc import Iterable
 
 from wire.errors import cannot_resume
 from wire.messages import numbered
@@ -32,6 +33,20 @@ class Replay:
         while self._bytes > self._most_bytes:
             self._bytes -= len(self._texts.popleft().encode())
         return text
+
+    def go_on(self, sequence: int, told: Iterable[tuple[int, str]]) -> None:
+        """As if messages up to this number had been sent, these being the newest of them, in order."""
+        self.sequence = sequence
+        numbered_texts = [(number, text) for number, text in told if number <= sequence]
+        first = sequence - len(numbered_texts) + 1
+        whole = [number for number, _ in numbered_texts] == list(range(first, sequence + 1))
+        self._texts = deque(text for _, text in numbered_texts if whole)
+        self._bytes = sum(len(text.encode()) for text in self._texts)
+
+    def after(self, sequence: int) -> list[tuple[int, str]]:
+        """The messages kept whose numbers are higher, with their numbers."""
+        first = self.sequence - len(self._texts) + 1
+        return [(number, text) for number, text in enumerate(self._texts, first) if number > sequence]
 
     def since(self, sequence: int) -> list[str]:
         """The messages after this one, oldest first. Raises ClientError 1008: not kept any more, or never sent."""

@@ -44,11 +44,14 @@ from websockets.asyncio.server import serve as serve_websocket
 from websockets.http11 import Request, Response
 
 from ingress.access import Access
+from ingress.arrivals import Arrivals, Arrived
+from ingress.carried import Who, digest
 from ingress.certificates import certificates
 from ingress.connection import Connection, Message
 from ingress.credentials import Grant
 from ingress.dues import Dues
-from ingress.handshake import Accept, Load, Reject, Resume, Route, admit, issue, route, show
+from ingress.handshake import Accept, Load, Reject, Resume, Route, admit, issue, route, show, try_another
+from ingress.keeper import Keeper, Kept
 from ingress.ledger import Ledger
 from ingress.license import LicenseGate, license_failed
 from ingress.offers import Offers
@@ -77,6 +80,7 @@ from wire.accounts import Accounts
 from wire.archive import Archive
 from wire.entries import SAMPLE_RATE, AudioEntry, AudioFrame, Event, Offer, Saved, SessionEvent
 from wire.errors import (
+    REASON_COME_BACK,
     REASON_SEE_ERROR,
     BusUnavailable,
     ClientError,
@@ -92,6 +96,7 @@ from wire.errors import (
 )
 from wire.keys import LICENSE_HOLDER, REPLAY_HOLDER, Keys
 from wire.messages import Error, dump
+from wire.moves import Moves
 from wire.params import SessionParams
 from wire.recorded import OFFER_RECORDED, OFFER_REPLAY, SessionFacts
 from wire.release import software
@@ -112,6 +117,8 @@ DEADLINE_GRAIN_S = 0.05
 OTHER_FILES = 256
 #: How often licensing is heard and laps are written.
 DUES_S = 1.0
+#: With what clients close a connection on which nothing answers their pings any more: no end, but a loss.
+_UNANSWERED = 1011
 #: What the log says when the licence begins, or ceases, to let sessions begin: level and message.
 _ADMISSION = {
     True: (logging.INFO, "The license is good: sessions are admitted"),
@@ -120,9 +127,13 @@ _ADMISSION = {
         "No good license: nobody is admitted. Is `steno licensing` running? LICENSE_REQUIRED=false serves without one",
     ),
 }
+#: How much longer than it waits for Redis a node is believed to live, in seconds.
+ALIVE_S = 5.0
+#: How often a node that drains looks for sessions that could go on elsewhere by now.
+SEND_AWAY_S = 0.5
 #: Looking one up by its label takes longer than all else that an event costs here.
 _EVENTS_TOTAL = {event: metrics.EVENTS_TOTAL.labels(event.name.lower()) for event in Event}
-#: How often workers' reports are read.
+#: How often workers' reports are read, and workers told that this node lives.
 POOLS_S = 2.0
 #: How often Redis is looked for while it is there.
 WATCH_S = 1.0
@@ -157,6 +168,11 @@ class Client:
     offer_id: bytes | None = None
     #: Set when a newer connection took the session over, or none may any more.
     moved: asyncio.Event = field(default_factory=asyncio.Event)
+    #: How many times the session has moved from node to node, and whether it has gone on from this one.
+    moves: int = 0
+    away: bool = False
+    #: It was asked to come back, to another node.
+    sent_away: bool = False
     #: The earliest time for which this client stands in the heap of deadlines.
     armed: float = math.inf
 
@@ -181,8 +197,11 @@ class Ingress:
         self.listening = asyncio.Event()
         self.port = settings.port
         self._bus = bus
+        self._moves = Moves(bus)
+        ttl_s = settings.resume_window_s + 2 * TOUCH_S
+        self._keeper = Keeper(self._moves, settings.instance, ttl_s, self._moved_on)
         ledger = Ledger(settings.max_held_bytes, settings.max_session_held_bytes)
-        self._outbox = Outbox(bus, settings.tick_ms, ledger)
+        self._outbox = Outbox(bus, settings.tick_ms, self._keeper, ledger)
         self._offers = Offers(bus)
         self._access = Access(settings)
         self._certificates = certificates(settings)
@@ -192,6 +211,7 @@ class Ingress:
         self._probe = probe
         self._new_session = new_session
         self._now = asyncio.get_running_loop().time
+        self._arrivals = Arrivals(self._moves, settings.instance, ttl_s, self._made_anew, self._now)
         self._dues = Dues(
             Accounts(bus),
             LicenseGate(settings.license_required, settings.license_grace_s),
@@ -211,6 +231,7 @@ class Ingress:
         self._incarnation = ""  # of Redis
         self._draining = False
         self._given_up = False  # nobody is waited for any more
+        self._sent_away_until = 0.0
 
     async def run(self, drain: asyncio.Event) -> None:
         """Serve until `drain`, which a failed licence sets, then until the sessions have ended or their time is up."""
@@ -285,7 +306,9 @@ class Ingress:
         """
         match route(request.path):
             case Route.SESSION:
-                return None
+                elsewhere = try_another(request.path, request.headers.raw_items(), self._load())
+                code = HTTPStatus.SERVICE_UNAVAILABLE
+                return _json(connection, code, {"status": "try another node"}) if elsewhere else None
             case Route.HEALTH:
                 return self._health(connection)
             case Route.TOKEN:
@@ -383,10 +406,33 @@ class Ingress:
         )
         offer = Offer(name, settings.instance, params.pool, told)
         client = Client(connection, session, now, offer, grant)
-        self._clients[name] = client
+        self._register(client)
+        return client
+
+    def _register(self, client: Client, told: int = 0) -> None:
+        """The session is this node's; its client has been told so many messages."""
+        session, grant = client.session, client.grant
+        self._clients[session.id] = client
         self._deserted.clear()
         metrics.SESSIONS_OPEN.inc()
-        return client
+        opened_ms = round(1000 * (time.time() - self._now() + session.opened_at))
+
+        def who(params: SessionParams) -> Who:
+            return Who(
+                {**params.for_worker(), "resumable": True},
+                session.api_version,
+                opened_ms,
+                session.expires_at,
+                session.max_session_s,
+                digest(session.resume_token),
+                grant.key,
+                grant.name,
+                grant.holder,
+                grant.sessions,
+            )
+
+        if session.movable and session.state is not State.CLOSED:
+            self._keeper.keep(Kept(session, who, partial(self._dues.lap, session.id), client.moves, told))
 
     async def _serve(self, client: Client) -> None:
         session_id.set(client.session.id)  # for the records of this task
@@ -434,35 +480,104 @@ class Ingress:
                     async with asyncio.timeout(self.settings.resume_window_s):
                         await moved.wait()
         finally:
-            if client.connection is connection:
+            if client.connection is connection and not client.away:
                 self._end(client)
 
     def _may_wait(self, client: Client) -> bool:
         return not self._given_up and client.session.client_lost()
 
     async def _resume(self, connection: Connection, wanted: Resume) -> None:
-        """Go on with a session of this node over a new connection; the older one can say nothing more."""
-        client = self._clients.get(wanted.session)
-        if (
-            client is None
-            or not client.session.may_resume(wanted.token)
-            or not hmac.compare_digest(client.grant.key, wanted.grant.key)
-        ):
-            await self._turn_away(connection, cannot_resume())
-            return
+        """Go on with a session over a new connection; the older one, here or on another node, can say nothing more."""
+        adopted: Client | None = None
         try:
+            if (client := await self._found(wanted)) is None:
+                client = adopted = self._adopt(connection, await self._arrivals.fetch(wanted))
             effects = client.session.resume(wanted.last_sequence, self._now())
         except ClientError as error:
+            if adopted is not None:  # it claims to have seen what was never told
+                self._end(adopted)
             await self._turn_away(connection, error)
             return
+        except BusUnavailable as missed:
+            self._missed_redis("resume", missed)
+            await self._turn_away(connection, internal_error())
+            return
         session_id.set(client.session.id)
-        logger.info("Session resumed")
+        logger.info("Session resumed", extra={"moves": client.moves})
         older, client.connection = client.connection, connection
         client.moved.set()
-        if older.close_code is None:  # as far as we know it is there
+        if older is not connection and older.close_code is None:  # as far as we know it is there
             self._tasks.create_task(self._turn_away(older, resumed_elsewhere()))
         self._apply(client, lambda _now: effects)
         await self._attend(client)
+
+    async def _found(self, wanted: Resume) -> Client | None:
+        """The session where it is this node's. Raises ClientError."""
+        client = self._clients.get(wanted.session)
+        if client is not None and client.session.movable and await self._has_moved_on(client):
+            self._moved_on(wanted.session)
+        client = self._clients.get(wanted.session)
+        if client is None and wanted.session in self._keeper:  # it has just ended: let that be written
+            raise internal_error()
+        if self._draining and (client is None or self._now() < self._sent_away_until):
+            raise shutting_down()
+        if client is not None and not (
+            client.session.may_resume(wanted.token)
+            and hmac.compare_digest(client.grant.key, wanted.grant.key)
+        ):
+            raise cannot_resume()
+        return client
+
+    async def _has_moved_on(self, client: Client) -> bool:
+        try:
+            kept = await self._moves.find(client.session.id)
+        except BusUnavailable as error:  # nobody else can have it now
+            self._missed_redis("resume", error)
+            return False
+        return kept is not None and kept.moves > client.moves
+
+    def _made_anew(self, name: str, who: Who, token: str) -> Session:
+        """A session that comes from another node, not yet where it was."""
+        opened_at = self._now() - max(0.0, time.time() - who.opened_ms / 1000)
+        limits = replace(self.settings.limits, max_session_s=who.max_session_s)
+        params = who.session_params()
+        return self._new_session(name, params, limits, opened_at, who.expires_at, who.api_version, token)
+
+    def _adopt(self, connection: Connection, arrived: Arrived) -> Client:
+        """The session is this node's from now on."""
+        session, who, place = arrived.session, arrived.who, arrived.place
+        grant = Grant(who.name, who.holder, who.sessions, who.max_session_s, who.key)
+        offer = who.offer(session.id, self.settings.instance)
+        log = arrived.log
+        client = Client(
+            connection, session, session.opened_at, offer, grant, log.offer_id, moves=arrived.moves
+        )
+        self._outbox.ledger.adopt(session.id, log.generation, log.checkpoint, log.last, log.entries)
+        pool, model = offer.pool, session.params.speech_model
+        if place.begun_ms:
+            self._dues.go_on(session.id, pool, model, place.lap, place.begun_ms)
+        elif session.state not in UNTAKEN:
+            self._dues.begin(session.id, pool, model)
+        self._register(client, place.sequence)
+        self._perform(client, arrived.effects)
+        self._arm(client)
+        metrics.SESSIONS_MOVED.inc()
+        return client
+
+    def _moved_on(self, name: str) -> None:
+        """The session goes on on another node: this one lets go of it, and changes nothing of it any more."""
+        client = self._clients.get(name)
+        if client is None:
+            return
+        client.away = True
+        client.session.outcome = "moved"
+        self._keeper.drop(name)
+        self._outbox.moved(name)
+        self._dues.move(name)
+        self._remove(client)
+        if client.connection.close_code is None:
+            self._tasks.create_task(self._turn_away(client.connection, resumed_elsewhere()))
+        client.moved.set()
 
     def _end(self, client: Client) -> None:
         self._apply(client, client.session.client_gone)
@@ -511,12 +626,14 @@ class Ingress:
         connection.listen(partial(self._hear, client, connection))
         await connection.wait_closed()
         closed = connection.protocol.close_exc
-        open_still = client.session.state is not State.CLOSED
+        if closed.sent is not None and closed.sent.code == Close.COME_BACK:
+            return True
+        open_still = client.session.state is not State.CLOSED and not client.away
         # Closed by the library itself: too big (1009), no UTF-8 (1007), no WebSocket frames (1002).
         if open_still and closed.sent is not None and not closed.rcvd_then_sent:
             metrics.CLIENT_ERRORS.labels(closed.sent.code).inc()
         said_over = closed.sent is not None and open_still
-        return closed.rcvd is None and not said_over
+        return (closed.rcvd is None or closed.rcvd.code == _UNANSWERED) and not said_over
 
     def _hear(self, client: Client, connection: Connection, message: Message) -> None:
         """One message, from a client that is read no faster than its audio can be carried away.
@@ -524,7 +641,7 @@ class Ingress:
         What an older connection still has to say, when a newer one took the session over, is dropped: the client was
         told to send it again.
         """
-        if client.connection is not connection:
+        if client.connection is not connection or client.away:
             return
         if isinstance(message, bytes):
             # Audio moves no deadline to an earlier time: the heap need not hear of it.
@@ -553,6 +670,12 @@ class Ingress:
         for holder in self._holders(client):
             self._outbox.free(holder, session.id)
         self._dues.end(session.id)
+        if session.state is not State.CLOSED:  # not even an orderly end was possible
+            self._keeper.drop(session.id)
+        self._remove(client)
+
+    def _remove(self, client: Client) -> None:
+        session = client.session
         self._recorder.end(session.id, session.outcome or "crashed", session.received_ms)
         self._held.discard(client)
         del self._clients[session.id]
@@ -593,6 +716,7 @@ class Ingress:
             self._recorder.note(client.session.id, arguments[0] if arguments else None, effects)
             if arm:
                 self._arm(client)
+            self._outbox.mark(client.session.id)
         except Exception:  # not even an orderly end is possible
             logger.exception("Session cut off")
             client.connection.transport.abort()
@@ -680,6 +804,12 @@ class Ingress:
     def _deliver(self, event: SessionEvent) -> None:
         _EVENTS_TOTAL[event.event].inc()
         client = self._clients.get(event.session)
+        if event.event is Event.MOVED:
+            if client is not None and event.generation > client.moves:
+                self._moved_on(event.session)
+            return
+        if client is None and self._arrivals.hears(event):
+            return
         if client is None:
             metrics.EVENTS_DROPPED.labels("unknown").inc()
             return
@@ -719,6 +849,7 @@ class Ingress:
             try:
                 written = self._outbox.ledger.last_written
                 lost = await self._bus.touch({name: written(name) for name in offered})
+                await self._keeper.touch()
             except BusUnavailable as error:
                 self._missed_redis("touch", error)
                 continue
@@ -829,6 +960,8 @@ class Ingress:
 
     async def _look_for_pools(self) -> None:
         try:
+            # Who is cut off from Redis holds its sessions for so long, and so do their workers.
+            await self._moves.beat(self.settings.instance, self.settings.redis_patience_s + ALIVE_S)
             loads = {pool: await self._bus.loads(pool) for pool in POOLS}
             waiting = {pool: await self._bus.waiting(pool) for pool in POOLS}
         except BusUnavailable as error:
@@ -873,15 +1006,16 @@ class Ingress:
     # ---------------------------------------------------------------------------------------------------- the end
 
     async def _drain(self) -> None:
-        """No new sessions; the open ones have their grace time, then they are told that the server goes away."""
+        """No new sessions. Those that can go on on other nodes are sent there; the others have their grace time, then
+        they are told that the server goes away.
+        """
         self._draining = True
         self._show_health()
         logger.info("Draining", extra={"sessions": len(self._clients)})
+        if self._clients and self.settings.drain_grace_s:
+            await self._let_go()
         if not self._clients:
             return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.settings.drain_grace_s):
-                await self._deserted.wait()
         self._given_up = True
         self._refuse_all(shutting_down())
         for client in list(self._clients.values()):
@@ -889,6 +1023,27 @@ class Ingress:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await self._deserted.wait()
+
+    async def _let_go(self) -> None:
+        """Until nobody is left, or the grace time is over."""
+        # Who has found no other node by then, may come back to this one.
+        self._sent_away_until = self._now() + self.settings.resume_window_s / 4
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.drain_grace_s):
+                while self._clients:
+                    self._send_away()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(SEND_AWAY_S):
+                            await self._deserted.wait()
+
+    def _send_away(self) -> None:
+        """Ask clients to come back, to another node, once each; their sessions wait as for any client that was lost."""
+        for client in list(self._clients.values()):
+            session = client.session
+            there = not client.sent_away and client.connection.close_code is None
+            if there and session.movable and session.state not in (*UNTAKEN, State.CLOSED):
+                client.sent_away = True
+                self._tasks.create_task(self._close(client.connection, Close.COME_BACK, REASON_COME_BACK))
 
     def _refuse_all(self, error: ClientError) -> None:
         for client in list(self._clients.values()):

@@ -13,7 +13,9 @@ worker's messages pass through, fenced:
 
 The client of a resumable session may lose its connection and come back with another (`client_lost`, `resume`;
 docs/resume.md). Meanwhile everything goes on, but silence is not the client's: who performs the effects says when it
-has been away for too long, with `client_gone`. What it missed is told again, also the end.
+has been away for too long, with `client_gone`. What it missed is told again, also the end. It may come back to another
+node: `place` is what this one knows of the session, and `go_on` makes it anew there. What is told follows from the
+worker's events alone, so both nodes give the same number to the same message.
 
 The session ends in one way only: one Close, nothing after it. `Terminate` asks for the good end (last turns,
 Termination, close 1000); everything else is an Error and a close with the same code, or a client who left.
@@ -27,14 +29,17 @@ nothing: ClientError is to be answered with `refuse`, EntryError to be counted, 
 """
 
 import hmac
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Any
 
 from ingress.audio import Converter
+from ingress.carried import Place, movable
 from ingress.decoding import make_decoder
 from ingress.replay import Replay
-from wire.entries import AudioEntry, AudioFrame, Control, Event, Order, SessionEvent
+from ingress.restarts import Restarts
+from wire.entries import SAMPLE_RATE, AudioEntry, AudioFrame, Control, Event, Order, SessionEvent
 from wire.errors import (
     INTERNAL_ERROR,
     REASON_ENDED,
@@ -258,6 +263,7 @@ class Limits:
     idle_timeout_s: float = 60.0
     max_session_s: float = 10_800.0
     max_buffer_s: float = 300.0
+    resume_window_s: float = 60.0
 
 
 @dataclass
@@ -290,17 +296,21 @@ class Session:
         self.state = State.NEW
         #: How the session ended, for the record: "ended", "gone", or the code of the error it ended with.
         self.outcome = ""
+        #: When it began, by the clock of `now`; what Begin tells of it; how long it may last; its token, "" for none.
+        self.opened_at = now
+        self.expires_at = expires_at
+        self.api_version = api_version
+        self.max_session_s = limits.max_session_s
+        self.resume_token = resume_token
         #: Whether it is recorded, for Begin; None: nobody asked.
         self.recorded: bool | None = None
         self._limits = limits
-        self._expires_at = expires_at
-        self._api_version = api_version
         self._decoder = make_decoder(params.encoding, params.sample_rate)
         self._audio = Converter(self._decoder.sample_rate)
         # 0: a stream that tells its own rate comes in whatever pieces its packets have.
         width = 1 if params.encoding == "pcm_mulaw" else 2
         self._bytes_per_ms = 0.0 if params.encoding in SELF_TIMED else width * params.sample_rate / 1000
-        self._opened_at = self._heard_at = now
+        self._heard_at = now
         self._settled_by = now  # only read while TERMINATING
         self._worker_heard_s = 0.0
         self._generation = self._sequence = -1
@@ -311,11 +321,15 @@ class Session:
         self._pulse: _Pulse | None = None
         self._finals: list[str] = []
         self._finals_bytes = 0
-        self._resume_token = resume_token
         self._replay = Replay() if resume_token else None
         self._lost = False  # the client's connection; it may come back
         self._close: CloseWith | None = None
         self._messages, self._audio_bytes = 0, 0  # taken from the client
+        resampled = self._decoder.sample_rate != SAMPLE_RATE or params.encoding == "opus"
+        self._restarts = Restarts(resampled) if resume_token and movable(params) else None
+        # Until so many messages are taken the client repeats itself, for our decoder's sake, up to this position.
+        self._again: tuple[int, int] | None = None
+        self._received_before = 0
 
     # -- the client's side
 
@@ -327,7 +341,7 @@ class Session:
     @property
     def received_ms(self) -> int:
         """Audio that the client has sent so far."""
-        return round(1000 * self._audio.received_s)
+        return round(1000 * max(self._audio.received, self._received_before) / self._audio.rate)
 
     def client_audio(self, data: bytes, now: float) -> list[Effect]:
         """A binary message. Raises ClientError: 3007 for what holds too little or too much, or comes too fast; 3006 for
@@ -345,7 +359,7 @@ class Session:
         self._heard_at, self._short_ms = now, short_ms
         self._messages += 1
         self._audio_bytes += len(data)
-        return self._frames(self._audio.convert(pcm))
+        return self._taken(self._frames(self._audio.convert(pcm)))
 
     def client_text(self, text: str, now: float) -> list[Effect]:
         """A text message. Raises ClientError for what protocol 3.2 does not know."""
@@ -363,15 +377,15 @@ class Session:
         self._messages += 1
         match message:
             case KeepAlive():
-                return []
+                return self._taken([])
             case ForceEndpoint():
-                return self._cut(Order.FORCE_ENDPOINT)
+                return self._taken(self._cut(Order.FORCE_ENDPOINT))
             case Terminate():
                 last = self._frames(self._audio.convert(rest))
                 self._expect_end(now)
-                return [*last, *self._cut(Order.TERMINATE)]
+                return self._taken([*last, *self._cut(Order.TERMINATE)])
             case UpdateConfiguration():
-                return self._configure(params, now)
+                return self._taken(self._configure(params, now))
 
     def held(self, now: float) -> None:
         """The client is kept waiting by us: that it says nothing meanwhile is not its silence."""
@@ -405,7 +419,7 @@ class Session:
 
     def may_resume(self, token: str) -> bool:
         """Whether this is the session's token; how long that takes tells nothing about it."""
-        return bool(self._resume_token) and hmac.compare_digest(self._resume_token.encode(), token.encode())
+        return bool(self.resume_token) and hmac.compare_digest(self.resume_token.encode(), token.encode())
 
     def resume(self, last_sequence: int, now: float) -> list[Effect]:
         """The client is back, and has everything up to `last_sequence`; these effects are for its new connection.
@@ -416,9 +430,88 @@ class Session:
             raise cannot_resume()
         missed = self._replay.since(last_sequence)
         self._lost, self._heard_at = False, max(self._heard_at, now)
-        place = Resumed(self.id, self._expires_at, self._messages, self._audio_bytes)
+        place = Resumed(self.id, self.expires_at, self._messages, self._audio_bytes)
         end = [self._close] if self._close else []
         return [Reply(dump(place)), *map(Reply, missed), *end]
+
+    # -- from node to node
+
+    @property
+    def movable(self) -> bool:
+        """Whether the session can go on on another node."""
+        return self._restarts is not None
+
+    def told_after(self, sequence: int) -> list[tuple[int, str]]:
+        """What the client was told after this number, as far as it is kept, with numbers."""
+        return self._replay.after(sequence) if self._replay else []
+
+    def place(self) -> Place:
+        """Where the session stands. Only for one that is movable."""
+        if self._restarts is None:
+            raise IllegalInput("a session that stays")
+        messages, position = (self._messages, self._audio.position) if self._again is None else self._again
+        audio_bytes, received = self._audio_bytes, self._audio.received
+        point = self._restarts.newest(received, self._audio.rate)
+        begin = (point.messages, point.audio_bytes, point.received, point.position)
+        if self.state in DEAF:  # nothing is to be decoded any more
+            begin = (messages, audio_bytes, received, position)
+        close = self._close or CloseWith(Close.NORMAL, "")
+        return Place(
+            self.state.name,
+            self.outcome,
+            messages,
+            audio_bytes,
+            max(received, self._received_before),
+            position,
+            *begin,
+            self._replay.sequence if self._replay else 0,
+            self._generation,
+            self._sequence,
+            self._last_final,
+            round(1000 * self._worker_heard_s),
+            int(close.code) if self._close else 0,
+            close.reason,
+        )
+
+    def go_on(self, place: Place, told: Iterable[tuple[int, str]], now: float) -> None:
+        """Right after it was made: the session stands where another node left it, its client not there yet.
+
+        Raises EntryError for a place that is none, after which the session is not to be used.
+        """
+        try:
+            self.state = State[place.state]
+            close = CloseWith(Close(place.close_code), place.close_reason) if place.close_code else None
+        except (KeyError, ValueError):
+            raise EntryError(f"a place of another version: {place.state} {place.close_code}") from None
+        self.outcome, self._close = place.outcome, close
+        self._audio.go_on(place.from_received, place.from_position)
+        self._messages, self._audio_bytes = place.from_messages, place.from_bytes
+        self._received_before = place.received
+        if self._restarts is not None:
+            self._restarts.took(place.from_messages, place.from_bytes, self._audio)
+        if place.messages > place.from_messages:
+            self._again = (place.messages, place.position)
+        else:
+            self._audio.position = place.position
+        self._generation, self._sequence = place.generation, place.event
+        self._last_final, self._worker_heard_s = place.last_final, place.heard_ms / 1000
+        if self._replay is not None:
+            self._replay.go_on(place.sequence, told)
+        self._lost, self._heard_at = True, now
+        if self.params.session_heartbeat and self.state is State.OPEN:
+            self._pulse = _Pulse(now, self._worker_heard_s)
+        self._expect_end(now)
+
+    def _taken(self, effects: list[Effect]) -> list[Effect]:
+        """A message of the client is behind us, with these effects, which it had before if it was sent again."""
+        if self._restarts is not None:
+            self._restarts.took(self._messages, self._audio_bytes, self._audio)
+        if self._again is None:
+            return effects
+        messages, position = self._again
+        if self._messages >= messages:
+            self._audio.position, self._again = position, None
+        return []
 
     # -- the worker's side
 
@@ -426,6 +519,8 @@ class Session:
         """A report of the worker. Raises EntryError for what no worker may say in this state."""
         if reason := self._fence(event):
             return [Dropped(reason)]
+        if event.event not in _INPUT_OF_EVENT:
+            raise EntryError(f"{event.event.name} is not for a session to hear")
         if self._missed_before(event):
             self._deaf_to = event.generation
             return [Missed()]
@@ -471,7 +566,7 @@ class Session:
 
     def ahead_s(self, now: float) -> float:
         """Audio received that the worker cannot have got through yet, at least so far as we know, in seconds."""
-        walked = max(self._worker_heard_s, CATCH_UP * (now - self._opened_at))
+        walked = max(self._worker_heard_s, CATCH_UP * (now - self.opened_at))
         return max(0.0, self._audio.received_s - walked)
 
     def refuse(self, error: ClientError, now: float) -> list[Effect]:  # noqa: ARG002 every input carries its time
@@ -508,12 +603,12 @@ class Session:
     def _deadlines(self) -> Iterator[tuple[float, ClientError]]:
         limits = self._limits
         if self.state in (State.OFFERED, State.SEALED):
-            yield self._opened_at + limits.admission_timeout_s, too_many_sessions()
+            yield self.opened_at + limits.admission_timeout_s, too_many_sessions()
         elif self.state is State.OPEN:
             patience_s = min(self.params.inactivity_timeout or limits.idle_timeout_s, limits.idle_timeout_s)
             if not self._lost:
                 yield self._heard_at + patience_s, _inactive(patience_s)
-            yield self._opened_at + limits.max_session_s, _expired()
+            yield self.opened_at + limits.max_session_s, _expired()
         elif self.state is State.TERMINATING:
             yield self._settled_by, internal_error()
 
@@ -604,12 +699,14 @@ class Session:
         walked_s, took_s = self._worker_heard_s - pulse.heard_s, now - pulse.at
         beat = Heartbeat(
             self.received_ms,
-            round(1000 * (now - self._opened_at)),
+            round(1000 * (now - self.opened_at)),
             round(walked_s / took_s, 3),
             pulse.speech,
         )
         self._pulse = _Pulse(now, self._worker_heard_s)
-        return self._tell(dump(beat))
+        return Reply(
+            dump(beat)
+        )  # without a number: nobody wants an old one, and another node would have told another
 
     def _remember(self, final: str) -> None:
         if self.params.webhook_url and self._finals_bytes + len(final.encode()) <= MAX_NOTICE_BYTES:
@@ -625,10 +722,10 @@ class Session:
     def _begin(self, now: float) -> Reply:
         if self.params.session_heartbeat:
             self._pulse = _Pulse(now, 0.0)
-        configuration = {
+        configuration: dict[str, Any] = {
             "model": self.params.speech_model,
             "mode": self.params.effective_mode,
-            "api_version": self._api_version,
+            "api_version": self.api_version,
             "speaker_labels": False,
             "redact_pii": False,
             "filter_profanity": self.params.filter_profanity,
@@ -637,13 +734,14 @@ class Session:
         }
         if self.recorded is not None:
             configuration["recorded"] = self.recorded
-        if self._resume_token:
-            configuration["resume_token"] = self._resume_token
-        return self._tell(dump(Begin(self.id, self._expires_at, configuration)))
+        if self.resume_token:
+            configuration["resume_token"] = self.resume_token
+            configuration["resume_window_s"] = self._limits.resume_window_s
+        return self._tell(dump(Begin(self.id, self.expires_at, configuration)))
 
     def _ended(self, now: float) -> list[Effect]:
         self.outcome = "ended"
-        last = Termination(round(self._audio.received_s), round(now - self._opened_at))
+        last = Termination(round(self._audio.received_s), round(now - self.opened_at))
         return [self._tell(dump(last)), self._hang_up(Close.NORMAL, REASON_ENDED), *self._over()]
 
     def _failed(self, text: str) -> list[Effect]:

@@ -152,7 +152,11 @@ class IngressSettings(ArchiveSettings):
         description="After the last session, time to deliver what webhooks are still owed, in seconds.",
     )
     drain_grace_s: float = Field(
-        30.0, ge=0, description="After SIGTERM, time for open sessions to end by themselves, in seconds."
+        10_800.0,
+        ge=0,
+        validation_alias=AliasChoices("drain_s", "drain_grace_s"),
+        description="After SIGTERM, time for open sessions to end by themselves, in seconds; resumable ones are "
+        "asked to go on on another node meanwhile. 0 ends all at once.",
     )
     record: Record = Field(
         Record.OFF,
@@ -193,4 +197,5 @@ class IngressSettings(ArchiveSettings):
             idle_timeout_s=self.idle_timeout_s,
             max_session_s=self.max_session_s,
             max_buffer_s=self.max_buffer_s,
+            resume_window_s=self.resume_window_s,
         )

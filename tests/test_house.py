@@ -30,6 +30,7 @@ PURE = {
     "wire/strides.py",
     "wire/webhook_url.py",
     "ingress/audio.py",
+    "ingress/carried.py",
     "ingress/consent.py",
     "ingress/decoding.py",
     "ingress/framing.py",
@@ -40,6 +41,7 @@ PURE = {
     "ingress/license.py",
     "ingress/pools.py",
     "ingress/replay.py",
+    "ingress/restarts.py",
     "ingress/session.py",
     "ingress/tape.py",
     "ingress/tokens.py",
@@ -52,6 +54,7 @@ PURE = {
     "workers/convert_whisper.py",
     "workers/ct2_format.py",
     "workers/endpointing.py",
+    "workers/feeders.py",
     "workers/language.py",
     "workers/memory.py",
     "workers/onnx_format.py",
@@ -67,6 +70,7 @@ PURE = {
     "workers/u3pro/prompt.py",
     "cli/bench_capacity.py",
     "cli/latencies.py",
+    "cli/resuming.py",
     "console/door.py",
     "console/drawing.py",
     "console/markup.py",
@@ -193,7 +197,13 @@ FORBIDDEN_CALLS = re.compile(
 #: Sources without a test file of their own. May only shrink.
 UNTESTED: set[str] = set()
 #: Tests of the whole rather than of one file.
-WHOLE = ("tests/conformance/", "tests/system/", "tests/golden/", "tests/test_house.py")
+WHOLE = (
+    "tests/compose/",
+    "tests/conformance/",
+    "tests/golden/",
+    "tests/system/",
+    "tests/test_house.py",
+)
 #: Who may sleep in tests: what waits for conditions, what plays a partner, who speaks in real time.
 SLEEPERS = ("tests/conftest.py", "tests/fakes.py", "tests/conformance/")
 #: Names that say nothing.

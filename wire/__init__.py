@@ -15,6 +15,7 @@ acl       what each service may do in Redis
 servers   the forms of REDIS_URL, and a client for each
 streams   the only code that talks to Redis (with `leases.lua`)
 accounts  licence and usage in Redis, over the connections of streams
+moves     where resumable sessions are, and their moves from node to node, over the same connections
 archive   recordings in Redis, over the connections of streams (with `recordings.lua`)
 scribe    writes recordings beside what it must not disturb
 sealing   encryption of recordings

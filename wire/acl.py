@@ -20,10 +20,10 @@ _RECORDINGS = "hmget xadd hset pexpire"
 
 #: Service -> commands, those inside `leases.lua` included.
 COMMANDS = {
-    "ingress": f"{_STREAMS} {_RECORDINGS} xread xclaim xtrim get del exists expire hget hgetall hexists pttl"
+    "ingress": f"{_STREAMS} {_RECORDINGS} xread xclaim xtrim get del exists expire hget hgetall hexists pttl xrange"
     " zadd zcard zscore zrange zrem zremrangebyscore",
-    "worker": f"{_STREAMS} {_RECORDINGS} xread xrange xreadgroup xclaim xtrim xgroup exists expire hget hdel hincrby"
-    " hgetall",
+    "worker": f"{_STREAMS} {_RECORDINGS} xread xrange xreadgroup xclaim xtrim xgroup exists expire pttl hget hdel"
+    " hincrby hgetall",
     "licensing": "get set",
     "usage": f"{_STREAMS} xrange xreadgroup xautoclaim xclaim xgroup get expire hset hdel hvals",
     "console": "get exists hget hgetall hmget pttl xlen xpending xrange xrevrange zrange zscore",
@@ -38,13 +38,15 @@ _TICKING = ("licensing", "usage")
 
 def patterns(service: str, keys: Keys) -> list[str]:
     """The keys that the service may touch, as patterns. Raises KeyError for no service."""
-    session = [keys.state("*"), keys.audio("*"), keys.events("*")]
+    session = [keys.state("*"), keys.audio("*"), keys.events("*"), keys.resume("*")]
     recording = [keys.recording_log("*"), keys.recording_facts("*")]
     found = {
         "ingress": [
             keys.offers("*"),
             *session,
+            keys.told("*"),
             keys.inbox("*"),
+            keys.alive("*"),
             keys.workers("*"),
             keys.places("*"),
             keys.license_status(),
@@ -52,7 +54,14 @@ def patterns(service: str, keys: Keys) -> list[str]:
             *recording,
             keys.recordings(),
         ],
-        "worker": [keys.offers("*"), *session, keys.inbox("*"), keys.workers("*"), *recording],
+        "worker": [
+            keys.offers("*"),
+            *session,
+            keys.inbox("*"),
+            keys.alive("*"),
+            keys.workers("*"),
+            *recording,
+        ],
         "licensing": [keys.license_status(), keys.license_trust()],
         "usage": [keys.license_status(), keys.usage(), keys.usage_open()],
         "console": [

@@ -58,6 +58,7 @@ class Event(IntEnum):
     DONE = 3  # everything up to TERMINATE was answered
     FAILED = 4  # the worker gave the session up; `text` is what the client may be told
     HEARD = 5  # about once a second, if asked for: `audio_ms` heard, `text` the highest speech probability meanwhile
+    MOVED = 6  # from one ingress to another: the session goes on there; `generation` counts its moves
 
 
 @dataclass(frozen=True)

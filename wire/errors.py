@@ -23,6 +23,8 @@ class Close(IntEnum):
     NORMAL = 1000
     UNAUTHORIZED = 1008
     TOO_BIG = 1009
+    #: Ours, and only for resumable sessions (docs/resume.md): connect again. Registered as "Service Restart".
+    COME_BACK = 1012
     SERVER_ERROR = 3005
     INVALID_INPUT = 3006
     INPUT_DURATION = 3007
@@ -33,6 +35,9 @@ class Close(IntEnum):
 #: The close reason of a session that ended well, and of one that ended with an Error frame (protocol 4.4, 4.5).
 REASON_ENDED = "Session Ended"
 REASON_SEE_ERROR = "See Error message for details"
+
+#: The close reason of a connection whose session goes on over another one, to another node (docs/resume.md).
+REASON_COME_BACK = "Service Restart: resume the session"
 
 #: What a client is told when the fault is ours. Never more: details go to the log.
 INTERNAL_ERROR = "Session Cancelled: An error occurred"

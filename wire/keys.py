@@ -7,7 +7,10 @@ pool:{pool}:workers          hash    workers -> admission, `steno status`       
 session:{id}:audio           stream  ingress -> the lease holder                trimmed to the checkpoint; expires
 session:{id}:events          stream  lease holder -> ingress, console, replay   ids generation-sequence; expires
 session:{id}:state           hash    ingress, lease holder -> next holder       expires
+session:{id}:resume          hash    its ingress -> the next one                a resumable session; expires
+session:{id}:told            stream  its ingress -> the next one                messages told, by number; expires
 ingress:{instance}:inbox     stream  workers -> that ingress                    bounded length; expires
+ingress:{instance}:alive     string  that ingress -> workers                    seconds; else it has died
 places:{holder}              zset    ingress -> every ingress                   a key's sessions, or all; expires
 license:status               string  licensing -> ingress, usage                seconds; a missing key admits nobody
 license:trust                string  licensing -> itself after a restart        expires long after any trust window
@@ -48,7 +51,14 @@ STATE_OFFER = b"offer"
 STATE_INGRESS = b"ingress"
 STATE_GENERATION = b"generation"
 STATE_TAKES = b"takes"
+STATE_HELD = b"held"
 STATE_CHECKPOINT = b"checkpoint"
+
+#: Fields of `session:{id}:resume`: how many times the session has moved, the node it is on, and what that node knows.
+RESUME_MOVES = b"moves"
+RESUME_NODE = b"node"
+RESUME_WHO = b"who"
+RESUME_PLACE = b"place"
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,15 @@ class Keys:
 
     def state(self, session: str) -> bytes:
         return self._key("session", f"{{{session}}}", "state")
+
+    def resume(self, session: str) -> bytes:
+        return self._key("session", f"{{{session}}}", "resume")
+
+    def told(self, session: str) -> bytes:
+        return self._key("session", f"{{{session}}}", "told")
+
+    def alive(self, instance: str) -> bytes:
+        return self._key("ingress", instance, "alive")
 
     def inbox(self, instance: str) -> bytes:
         return self._key("ingress", instance, "inbox")

@@ -10,7 +10,7 @@
 -- op "publish"                          KEYS: events, state, audio      ARGV: op, generation, ttl ms, log length,
 --                                       checkpoint or '', first audio id to keep or '', then sequence, event, ...
 --     Events, checkpoint and trim in one go, only for the holder of the newest generation.
---     Returns 1, or 0 when a newer holder exists, or -1 when the session is gone.
+--     Returns the session's ingress, or 0 when a newer holder exists, or -1 when the session is gone.
 -- op "touch"                            KEYS: state, audio, events      ARGV: op, ttl ms
 --     Keep the session's keys. Returns the number of the log's newest entry, 0 for none, or -1 when the session is gone.
 -- op "restore"                          KEYS: state, audio              ARGV: op, ttl ms, stamp, offer, ingress,
@@ -25,11 +25,27 @@
 --     A session's place among those its key may have at once. "enter" is refused when they are taken, "stay" never is:
 --     a session that runs goes on, also after Redis came back empty. The server's clock alone decides which places
 --     are over, so that nodes with clocks of their own agree. Returns 1, or 0 when refused.
+-- op "keep"                             KEYS: resume, audio, told       ARGV: op, moves, ttl ms, node, who or '',
+--                                       place or '', log lengths (audio, told), number of entries, (id, entry)...,
+--                                       (number, text)...
+--     What a node has taken from the client and told it, and its place by then, in one go, and only by the node that
+--     the session is on: each move to another one raises `moves`. Returns 1, 0 when the session has moved on, or 2
+--     when Redis has lost `who` and needs it again.
+-- op "move"                             KEYS: resume, state             ARGV: op, moves, ttl ms, node
+--     The session goes on on this node, if it has not moved since `moves` was read; its worker's events go there from now
+--     on. Returns {place, the node before}, or 0.
+-- op "release"                          KEYS: resume, state, audio, events  ARGV: op, moves, ttl ms
+--     The session is over: its keys go soon, unless it has moved on. Returns 1, or 0.
 local op = ARGV[1]
 
 local function now_ms()
   local time = redis.call("TIME")
   return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Never sooner than it would have anyway.
+local function outlive(key, ttl)
+  if redis.call("PTTL", key) < tonumber(ttl) then redis.call("PEXPIRE", key, ttl) end
 end
 
 if op == "renew" or op == "settle" or op == "give_back" then
@@ -59,7 +75,7 @@ if op == "take" then
   redis.call("HSET", KEYS[1], "held", ARGV[3])
   local generation = redis.call("HINCRBY", KEYS[1], "generation", 1)
   local takes = redis.call("HINCRBY", KEYS[1], "takes", 1)
-  redis.call("PEXPIRE", KEYS[1], ARGV[2])
+  outlive(KEYS[1], ARGV[2])
   return {offer, generation, redis.call("HGET", KEYS[1], "checkpoint") or "", takes}
 end
 
@@ -74,15 +90,57 @@ if op == "publish" then
     local added = redis.pcall("XADD", events, "MAXLEN", "~", length, generation .. "-" .. ARGV[index], "e", ARGV[index + 1])
     if added.err and not string.find(added.err, "equal or smaller") then return added end
   end
-  if #ARGV > 7 then redis.call("PEXPIRE", events, ttl) end
+  if #ARGV > 7 then outlive(events, ttl) end
   if checkpoint ~= "" then redis.call("HSET", state, "checkpoint", checkpoint) end
   if keep ~= "" then redis.call("XTRIM", audio, "MINID", keep) end
+  return redis.call("HGET", state, "ingress") or ""
+end
+
+if op == "keep" then
+  local resume, audio, told = KEYS[1], KEYS[2], KEYS[3]
+  local moves, ttl, who, place, entries = ARGV[2], ARGV[3], ARGV[5], ARGV[6], tonumber(ARGV[9])
+  local newest = redis.call("HGET", resume, "moves")
+  if newest and newest ~= moves then return 0 end
+  redis.call("HSET", resume, "moves", moves, "node", ARGV[4])
+  if who ~= "" then redis.call("HSET", resume, "who", who) end
+  if place ~= "" then redis.call("HSET", resume, "place", place) end
+  local first_text = 10 + 2 * entries
+  for index = 10, first_text - 1, 2 do
+    local added = redis.pcall("XADD", audio, "MAXLEN", "~", ARGV[7], ARGV[index], "e", ARGV[index + 1])
+    if added.err and not string.find(added.err, "equal or smaller") then return added end
+  end
+  for index = first_text, #ARGV, 2 do
+    -- Refused as "equal or smaller" when it was written before and the answer was lost.
+    local added = redis.pcall("XADD", told, "MAXLEN", "~", ARGV[8], ARGV[index] .. "-0", "e", ARGV[index + 1])
+    if added.err and not string.find(added.err, "equal or smaller") then return added end
+  end
+  for _, key in ipairs(KEYS) do outlive(key, ttl) end
+  return redis.call("HEXISTS", resume, "who") == 1 and 1 or 2
+end
+
+if op == "move" then
+  local resume, state, moves = KEYS[1], KEYS[2], redis.call("HGET", KEYS[1], "moves")
+  if moves ~= ARGV[2] then return 0 end
+  local node = redis.call("HGET", resume, "node") or ""
+  redis.call("HSET", resume, "moves", moves + 1, "node", ARGV[4])
+  outlive(resume, ARGV[3])
+  if redis.call("EXISTS", state) == 1 then
+    redis.call("HSET", state, "ingress", ARGV[4])
+    outlive(state, ARGV[3])
+  end
+  return {redis.call("HGET", resume, "place") or "", node}
+end
+
+if op == "release" then
+  local newest = redis.call("HGET", KEYS[1], "moves")
+  if newest and newest ~= ARGV[2] then return 0 end
+  for index = 2, #KEYS do redis.call("PEXPIRE", KEYS[index], ARGV[3]) end
   return 1
 end
 
 if op == "touch" then
   local state, audio = KEYS[1], KEYS[2]
-  for _, key in ipairs(KEYS) do redis.call("PEXPIRE", key, ARGV[2]) end
+  for _, key in ipairs(KEYS) do outlive(key, ARGV[2]) end
   if redis.call("EXISTS", state) == 0 then return -1 end
   if redis.call("EXISTS", audio) == 0 then return 0 end
   local info = redis.call("XINFO", "STREAM", audio)

@@ -44,6 +44,7 @@ def _histogram(name: str, meaning: str, buckets: tuple[float, ...], *labels: str
 
 SESSIONS_OPEN = _gauge("sessions_open", "Client sessions connected now.")
 SESSIONS_TOTAL = _counter("sessions_total", "Sessions that have ended, by how.", "outcome")
+SESSIONS_MOVED = _counter("sessions_moved_total", "Sessions that have come from another ingress node.")
 AUDIO_SECONDS = _counter("audio_seconds_total", "Audio received from clients, in seconds of audio.")
 APPEND_SECONDS = _histogram(
     "append_seconds", "Time of one append of all sessions' audio to Redis.", _ROUND_TRIP_S

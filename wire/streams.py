@@ -548,8 +548,8 @@ class Bus:
         results = await self.run_script([self._publish_call(item) for item in publications])
         inboxes: dict[str, list[bytes]] = {}
         for publication, result in zip(publications, results, strict=True):
-            if result == 1:
-                inbox = inboxes.setdefault(publication.lease.offer.ingress, [])
+            if isinstance(result, bytes):  # where the session is now: it may have moved to another node
+                inbox = inboxes.setdefault(result.decode() or publication.lease.offer.ingress, [])
                 inbox.extend(pack_event(event) for event in publication.events)
                 if (saved := publication.checkpoint) is not None:
                     lease = publication.lease
@@ -564,7 +564,7 @@ class Bus:
         for told in await self._execute(pipeline):
             if isinstance(told, RedisError):  # published again, it is told again
                 raise BusUnavailable(f"Redis refused events: {told}")
-        return [item.lease for item, result in zip(publications, results, strict=True) if result != 1]
+        return [item.lease for item, result in zip(publications, results, strict=True) if result in (0, -1)]
 
     def _publish_call(self, publication: Publication) -> tuple[Sequence[bytes], Sequence[Any]]:
         session, saved = publication.lease.session, publication.checkpoint

@@ -3,6 +3,7 @@
 entry        one worker process, from settings to the end; the only file that knows the pools
 settings     what its operator can set
 pool         leases: take, take over, renew, settle, give back
+feeders      which ingress nodes have died, whose sessions are to be let go
 engine       the step loop: read, plan, step, decide, publish
 seat         one leased session: where it is in the audio, what was told
 slots        who sits where, what chunk is next, whose result came back

@@ -22,9 +22,11 @@ from wire import metrics
 from wire.archive import Archive
 from wire.entries import SAMPLE_RATE, AudioFrame, Control, Event, Lease, Order, Publication, WorkerLoad
 from wire.errors import INTERNAL_ERROR, BusUnavailable
+from wire.moves import Moves
 from wire.recorded import OFFER_REPLAY
 from wire.service import session_id
 from wire.streams import Bus, Logged
+from workers.feeders import Feeders
 from workers.pool import Pool
 from workers.recognizer import Hypothesis, Recognizer
 from workers.recorder import Recorder
@@ -61,6 +63,8 @@ class Engine:
     ) -> None:
         self._settings = settings
         self._bus = bus
+        self._moves = Moves(bus)
+        self._feeders = Feeders()
         self._pool = pool
         self._recognizer = recognizer
         self._slots = Slots(recognizer.spec)
@@ -70,13 +74,15 @@ class Engine:
         self._recorder = Recorder(Archive(bus, settings.seal_key), settings.worker, recognizer.spec, digest)
         self._thread = thread  # the one that computes
         self._publishing = asyncio.Lock()  # a session's events must be written in their order
+        self._leaves = False  # takes nothing new, and hands over what it can
         self._stopping = False
         self._hurried = False  # do not wait for the next period
         self._step_s = 0.0  # what a step takes, on average of late
         self._away = 0  # failed tries since Redis was there last
 
     async def run(self, drain: asyncio.Event, joined: Callable[[], None]) -> None:
-        """Serve until `drain`, then let sessions end for the grace time and give the rest back.
+        """Serve until `drain`, then hand sessions over to those who have room. Without any, let them end for the grace
+        time and give the rest back.
 
         `joined` is called at the first contact with Redis.
         """
@@ -114,10 +120,31 @@ class Engine:
 
     async def _draining(self, drain: asyncio.Event) -> None:
         await drain.wait()
-        deadline = time.monotonic() + self._settings.drain_grace_s
-        while self._seats and time.monotonic() < deadline:  # noqa: ASYNC110 once in a process's life
+        self._leaves = True
+        deadline, look_again = time.monotonic() + self._settings.drain_grace_s, 0.0
+        while self._seats and time.monotonic() < deadline:
+            if time.monotonic() >= look_again:
+                look_again = time.monotonic() + await self._hand_over()
             await asyncio.sleep(0.05)
         self._stopping = True
+
+    async def _hand_over(self) -> float:
+        """Sessions to workers that have room for them; when to look again, in seconds."""
+        try:
+            await self._report()  # so that nobody who leaves as well hands over to us
+            spare = await self._pool.spare()
+            seats = list(self._seats.values())[:spare]
+            await self._publish()  # what was decided is not to be decided again
+            for seat in seats:
+                self._unseat(seat.session)
+            await self._pool.hand_over(seat.lease for seat in seats)
+        except BusUnavailable as error:
+            self._redis_away("hand_over", error)
+            return RETRY_S
+        if not seats:
+            return RETRY_S
+        logger.info("Sessions handed over", extra={"sessions": len(seats), "left": len(self._seats)})
+        return 2 * self._settings.report_s  # until they have told what room is left
 
     async def _taking(self, drain: asyncio.Event) -> None:
         """Fill free slots, first with sessions whose worker is gone."""
@@ -188,10 +215,26 @@ class Engine:
             await asyncio.sleep(self._pool.renew_s)
             try:
                 self._lost(await self._pool.renew())
+                await self._let_orphans_go()
             except BusUnavailable as error:
                 self._redis_away("renew", error)
             else:
                 self._redis_back()
+
+    async def _let_orphans_go(self) -> None:
+        """Sessions whose ingress has died, unless another may go on with them: it has time until their keys expire."""
+        nodes = list({seat.lease.offer.ingress for seat in self._seats.values()})
+        living = await self._moves.living(nodes)
+        dead = self._feeders.heard(dict(zip(nodes, living, strict=True)), time.monotonic())
+        orphans = [seat for seat in self._seats.values() if seat.lease.offer.ingress in dead]
+        resumable = await self._moves.resumable([seat.session for seat in orphans])
+        for seat, may_resume in zip(orphans, resumable, strict=True):
+            if not may_resume and self._seats.get(seat.session) is seat:
+                node = seat.lease.offer.ingress
+                logger.warning(
+                    "Session let go: its ingress has died", extra={"session": seat.session, "node": node}
+                )
+                self._end(seat)
 
     async def _reporting(self) -> None:
         labels = self._pool.name
@@ -210,7 +253,8 @@ class Engine:
         deadline_s = int(time.time() + 3 * self._settings.report_s) + 1
         spec = self._recognizer.spec
         told = (spec.model, spec.licence, spec.languages)
-        load = WorkerLoad(spec.slots, self._slots.free, backlog_ms, deadline_s, *told)
+        free = 0 if self._leaves else self._slots.free
+        load = WorkerLoad(spec.slots, free, backlog_ms, deadline_s, *told)
         await self._bus.report(self._pool.name, self._pool.worker, load)
 
     # ----------------------------------------------------------------------------------------------------- the loop

@@ -71,6 +71,18 @@ class Pool:
                 del self.leases[lease.session]
         await self._bus.settle(self.name, self.worker, over)
 
+    async def spare(self) -> int:
+        """How many sessions the pool's other workers could take, as they have told lately. Raises BusUnavailable."""
+        loads = await self._bus.loads(self.name)
+        return sum(load.free for worker, load in loads.items() if worker != self.worker)
+
+    async def hand_over(self, leases: Iterable[Lease]) -> None:
+        """Let other workers take these over at once. Raises BusUnavailable: then in the time of a lease."""
+        given = [lease for lease in leases if self.leases.get(lease.session) is lease]
+        for lease in given:
+            del self.leases[lease.session]
+        await self._bus.give_back(self.name, self.worker, given)
+
     async def leave(self) -> None:
         """Give every session back and disappear from the pool. Raises BusUnavailable."""
         leases = list(self.leases.values())

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator
 from urllib.parse import parse_qs, parse_qsl, urlsplit
@@ -12,6 +13,7 @@ import pytest
 
 from cli import client
 from cli.client import Received, Request, ServerError, SessionFailed
+from cli.resuming import Sent
 from wire.params import parse_query
 
 CHUNK = bytes(1_600)  # 50 ms
@@ -272,3 +274,122 @@ def test_no_proxy_for_our_own_machine(partner, scripts, monkeypatch, free_port) 
     monkeypatch.delenv("NO_PROXY", raising=False)
     heard, _ = converse(partner(scripts.two_turns).url)
     assert heard[-1].fields["type"] == "Termination"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# connections that are lost (docs/resume.md); with a real server: tests/system/test_resume.py
+
+
+def resuming(server, scripts, answer=None, window_s: float = 60.0):
+    """A script: the first connection takes three messages and breaks off; the second does as told."""
+
+    def script(_server, connection) -> None:
+        if "resume_token" not in server.path:
+            configuration = {"resume_token": "secret", "resume_window_s": window_s}
+            server.send(
+                connection, sequence=1, id="5f0c", expires_at=1, configuration=configuration, type="Begin"
+            )
+            for _ in range(3):
+                server.audio += connection.recv()
+            connection.socket.shutdown(socket.SHUT_WR)  # not so that what was said is lost, too
+        elif answer is not None:
+            answer(connection)
+        else:
+            server.send(
+                connection, id="5f0c", messages_received=2, audio_bytes_received=3_200, type="Resumed"
+            )
+            del server.audio[2 * len(CHUNK) :]  # the third had not arrived after all
+            server.listen(connection)
+            connection.send(
+                json.dumps({"sequence": 2, **scripts.turn(0, [scripts.word("On.", 0, 500)], end=True)})
+            )
+            server.end(connection)
+
+    return script
+
+
+def lossy(partner, scripts, answer=None, window_s: float = 60.0):
+    """A server whose first connection breaks off; what a client heard, was told, and how it failed."""
+    server = partner(lambda *_: None)
+    server.script = resuming(server, scripts, answer, window_s)
+    heard: list[Received] = []
+    notes: list[str] = []
+    numbered = [bytes([number]) * len(CHUNK) for number in range(8)]
+    request = Request(server.url, resume=True, api_key="mine")
+    failure: SessionFailed | None = None
+    try:
+        asyncio.run(client.converse(request, client.unpaced(numbered), heard.append, notes.append))
+    except SessionFailed as error:
+        failure = error
+    return server, heard, notes, failure
+
+
+def test_a_lost_connection_is_had_again_and_nothing_is_missing(partner, scripts) -> None:
+    server, heard, notes, failure = lossy(partner, scripts)
+    assert failure is None
+    assert notes == ["connection lost, resuming ...", "resumed"]
+    assert bytes(server.audio) == b"".join(bytes([number]) * len(CHUNK) for number in range(8))
+    assert [each.fields["type"] for each in heard] == ["Begin", "Resumed", "Turn", "Termination"]
+    asked = dict(parse_qsl(urlsplit(server.path).query))
+    assert asked == {"session_id": "5f0c", "resume_token": "secret", "last_sequence": "1"}
+    assert server.headers["Authorization"] == "mine"
+
+
+def test_a_server_that_asks_to_come_back_is_come_back_to(partner, scripts) -> None:
+    """1012: its node is going; and the next one may be, too."""
+    asked = []
+
+    def answer(connection) -> None:
+        asked.append(connection)
+        if len(asked) == 1:
+            connection.close(1012, "Service Restart")
+        elif len(asked) == 2:
+            connection.send(json.dumps({"error_code": 3005, "error": "not ready", "type": "Error"}))
+            connection.close(3005)
+        else:
+            connection.send(json.dumps({"messages_received": 3, "type": "Resumed"}))
+            connection.close(1000, "Session Ended")
+
+    _, heard, notes, failure = lossy(partner, scripts, answer)
+    assert (failure, len(asked)) == (None, 3)
+    assert notes == ["connection lost, resuming ...", "resumed"]
+    assert [each.fields["type"] for each in heard] == ["Begin", "Resumed"]
+
+
+def test_a_session_that_does_not_go_on_is_told_at_once(partner, scripts) -> None:
+    def answer(connection) -> None:
+        text = "Unauthorized Connection: Session cannot be resumed"
+        connection.send(json.dumps({"error_code": 1008, "error": text, "type": "Error"}))
+        connection.close(1008)
+
+    _, _, notes, failure = lossy(partner, scripts, answer)
+    assert "the connection was lost, and the session does not go on: Unauthorized" in str(failure)
+    assert notes == ["connection lost, resuming ..."]
+
+
+def test_what_is_not_kept_any_more_cannot_be_sent_again(partner, scripts, monkeypatch) -> None:
+    monkeypatch.setattr(client, "Sent", lambda *_: Sent(len(CHUNK)))
+
+    def answer(connection) -> None:
+        connection.send(json.dumps({"messages_received": 0, "type": "Resumed"}))
+        connection.recv()
+
+    _, _, _, failure = lossy(partner, scripts, answer)
+    assert "not kept any more" in str(failure)
+
+
+def test_who_cannot_come_back_in_time_gives_up(partner, scripts) -> None:
+    _, _, _, failure = lossy(partner, scripts, lambda connection: connection.close(1012), window_s=0.05)
+    assert str(failure) == "the connection to the server was lost, and not to be had again in 0.05 s"
+
+
+def test_a_server_that_knows_nothing_of_it_loses_the_session(partner) -> None:
+    def script(server, connection) -> None:
+        server.begin(connection)
+        connection.recv()
+        connection.socket.shutdown(socket.SHUT_WR)  # not so that what was said is lost, too
+
+    server = partner(script)
+    with pytest.raises(SessionFailed, match="the connection to the server was lost"):
+        converse(server.url, chunks(100), resume=True)
+    assert parse_qs(urlsplit(server.path).query)["resumable"] == ["true"]

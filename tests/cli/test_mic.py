@@ -37,7 +37,7 @@ def test_chunks_cross_from_the_recording_thread_in_order() -> None:
 
         thread = threading.Thread(target=device)
         thread.start()
-        got = [chunk async for chunk in recording.chunks()]
+        got = [chunk async for chunk in recording.chunks(asyncio.Event())]
         thread.join()
         assert recording.lost == 0
         return got
@@ -46,11 +46,28 @@ def test_chunks_cross_from_the_recording_thread_in_order() -> None:
 
 
 def test_what_nobody_fetches_is_bounded() -> None:
+    told: list[str] = []
+
     async def record() -> tuple[int, int]:
-        recording = Recording(asyncio.get_running_loop())
+        recording = Recording(asyncio.get_running_loop(), told.append)
         for _ in range(mic.WAITING_CHUNKS + 50):
             recording.put(b"x")
         recording.put(None)
-        return len([chunk async for chunk in recording.chunks()]), recording.lost
+        return len([chunk async for chunk in recording.chunks(asyncio.Event())]), recording.lost
 
     assert asyncio.run(record()) == (mic.WAITING_CHUNKS, 50)
+    assert told == ["90 s of speech wait for the server: what is said now is lost"]
+
+
+def test_what_was_said_before_the_end_is_still_sent() -> None:
+    """While a connection was lost, much may wait."""
+
+    async def record() -> list[bytes]:
+        recording, stop = Recording(asyncio.get_running_loop()), asyncio.Event()
+        for number in range(10):
+            recording.put(bytes([number]))
+        await asyncio.sleep(0)
+        stop.set()
+        return [chunk async for chunk in recording.chunks(stop)]
+
+    assert asyncio.run(record()) == [bytes([number]) for number in range(10)]

@@ -84,3 +84,11 @@ def test_an_unreadable_file_is_told_before_anyone_is_called(tmp_path) -> None:
     (tmp_path / "talk.mp3").write_text("not a sound")
     with pytest.raises(AudioFileError):
         run(tmp_path / "talk.mp3", "ws://127.0.0.1:1")
+
+
+@pytest.mark.parametrize("terminal,as_json,where", [(True, False, 0), (True, True, 1), (False, False, 1)])
+def test_what_happens_to_the_connection_is_told_beside_the_text(terminal, as_json, where) -> None:
+    consoles = [Console(file=io.StringIO(), force_terminal=terminal) for _ in range(2)]
+    transcribe.noting(as_json, *consoles)("resumed")
+    written = ["resumed" in console.file.getvalue() for console in consoles]  # type: ignore[attr-defined]
+    assert written == [where == 0, where == 1]

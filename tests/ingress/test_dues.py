@@ -177,3 +177,34 @@ def test_a_session_that_another_worker_takes_goes_on_counting(run, accounts, clo
         assert (await told(accounts))["a"].session_ms == 6000
 
     run(scenario())
+
+
+def test_a_session_that_moved_is_told_by_its_new_node_alone(run, accounts, clock):
+    """Whatever the old one has told, or tells too late."""
+
+    async def scenario() -> None:
+        old, new = Node(accounts, clock), Node(accounts, clock)
+        await accounts.publish_status(STATUS)
+        for node in (old, new):
+            await node.dues.beat()
+        assert old.dues.lap("s") == (0, 0)
+        old.heard["s"] = 5_000
+        old.open("s")
+        clock.advance(6)
+        await old.dues.beat()
+        lap, begun_ms = old.dues.lap("s")
+        assert lap == 1
+        new.dues.go_on("s", "english", "m", lap, begun_ms)
+        old.dues.end("s")  # it does not know yet
+        await old.dues.beat()
+        new.heard["s"] = 7_000
+        clock.advance(6)
+        await new.dues.beat()
+        record = (await told(accounts))["s"]
+        assert (record.audio_ms, record.over, record.started_ms) == (7_000, False, begun_ms)
+        old.dues.move("s")
+        new.dues.end("s")
+        await new.dues.beat()
+        assert (await told(accounts))["s"].over
+
+    run(scenario())

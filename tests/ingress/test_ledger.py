@@ -97,6 +97,19 @@ def test_beyond_the_nodes_limit_the_session_that_grows_pays():
     assert ledger.log("t") is None
 
 
+def test_a_session_of_another_node_goes_on_with_its_numbers():
+    ledger = Ledger(10_000, 10_000)
+    ledger.adopt("s", 9, saved(3).packed, 5, [(4, frame(4)), (5, frame(5))])
+    assert ledger.last_written("s") == 5
+    assert ledger.number("s", frame(6), SIZE) == 6
+    log = ledger.log("s")
+    assert log is not None
+    assert (log.generation, log.checkpoint) == (9, saved(3).packed)
+    assert numbers(ledger) == [4, 5, 6]
+    ledger.adopt("t", 1, b"", 7, [(6, frame(6)), (7, frame(7))])
+    assert ledger.log("t") is None, "what it began with was let go there"
+
+
 def test_a_session_that_is_over_is_forgotten():
     ledger = filled(3)
     ledger.number("t", frame(1), SIZE)

@@ -144,7 +144,7 @@ def test_a_session_that_redis_has_lost_is_written_anew_from_its_checkpoint(run, 
 
 def test_a_session_of_which_too_much_was_let_go_cannot_be_restored(run, bus: Bus):
     async def scenario() -> None:
-        outbox = Outbox(bus, 1, Ledger(2**20, 4_000))
+        outbox = Outbox(bus, 1, ledger=Ledger(2**20, 4_000))
         for frame in frames(5):
             outbox.append("a", frame)
         await outbox.flush()

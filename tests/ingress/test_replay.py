@@ -38,3 +38,23 @@ def test_since_gives_every_message_missed_or_refuses(sizes: list[int], last: int
     else:
         assert missed == sent[last:]
         assert sum(len(text.encode()) for text in missed) <= most
+
+
+def test_another_replay_goes_on_with_what_was_kept():
+    replay, other = Replay(100), Replay(100)
+    for number in range(9):
+        replay.number(json.dumps({"n": number}))
+    other.go_on(replay.sequence, replay.after(0))
+    assert other.number('{"n":9}') == replay.number('{"n":9}')
+    assert other.after(0) == replay.after(0)
+    assert other.since(8) == replay.since(8)
+    assert [number for number, _ in replay.after(8)] == [9, 10]
+
+
+def test_what_does_not_follow_is_not_kept():
+    replay = Replay()
+    replay.go_on(5, [(3, "three"), (5, "five")])
+    assert replay.after(0) == []
+    with pytest.raises(ClientError):
+        replay.since(4)
+    assert json.loads(replay.number('{"type":"Turn"}'))["sequence"] == 6

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ingress.carried import pack, unpack_place
 from ingress.session import (
     DEAF,
     MAX_FRAME_BYTES,
@@ -1153,3 +1155,116 @@ def test_a_frame_costs_few_calls(calls):
     actor.client_audio(frame, 1.0)
     # Measured: 19. Audio is most of what a node does.
     assert calls(lambda: actor.client_audio(frame, 1.1)) <= 22
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# from node to node
+
+
+def left(actor: Session) -> Session:
+    """The same session on another node, from what this one leaves behind."""
+    query = "resumable=true&" + "&".join(
+        f"{name}={getattr(actor.params, name)}" for name in ("sample_rate", "encoding")
+    )
+    other = session(query, resume_token="the token")
+    other.params = actor.params
+    other.go_on(unpack_place(pack(actor.place())), actor.told_after(0), 1.0)
+    return other
+
+
+SAID_BY_CLIENTS = st.one_of(
+    st.integers(1_600, 9_000).map(lambda size: bytes(range(250)) * (size // 250)),
+    st.sampled_from(
+        [
+            '{"type":"ForceEndpoint"}',
+            '{"type":"KeepAlive"}',
+            '{"type":"UpdateConfiguration","min_turn_silence":321}',
+        ]
+    ),
+)
+
+
+@given(
+    st.lists(st.one_of(SAID_BY_CLIENTS, st.tuples(st.integers(0, 3), st.booleans())), max_size=20),
+    st.integers(0, 20),
+    st.booleans(),
+)
+def test_a_session_that_moved_does_what_it_would_have_done(happenings, moves_after, terminates):
+    """Words of its worker, which are tuples, and of its client; both nodes tell and log the same from there on."""
+    stays, goes = resumable(), resumable()
+    sequence = 0
+    for number, happened in enumerate([*happenings, *(['{"type":"Terminate"}'] if terminates else [])]):
+        if number == moves_after:
+            goes = left(goes)
+            place, *missed = goes.resume(1, 1.0)
+            assert isinstance(place, Reply)
+            assert json.loads(place.text)["messages_received"] == stays.place().messages
+            assert [effect.text for effect in missed if isinstance(effect, Reply)] == [
+                text for _, text in stays.told_after(1)
+            ]
+        if isinstance(happened, tuple):
+            sequence += 1
+            order, final = happened
+            assert said(goes, sequence, order, final) == said(stays, sequence, order, final)
+        elif isinstance(happened, str):
+            assert goes.client_text(happened, 1.0) == stays.client_text(happened, 1.0)
+        else:
+            assert goes.client_audio(happened, 1.0) == stays.client_audio(happened, 1.0)
+    assert goes.place() == stays.place()
+    assert goes.received_ms == stays.received_ms
+
+
+def test_what_is_sent_again_for_the_decoder_s_sake_is_neither_logged_nor_counted_twice():
+    actor = session("resumable=true&sample_rate=48000", resume_token="the token")
+    actor.start(0.0)
+    actor.worker_event(SessionEvent(ID, 1, 0, Event.TAKEN), 0.0)
+    audio = bytes(range(240)) * 40  # 100 ms
+    for _ in range(10):
+        actor.client_audio(audio, 0.5)
+    actor.client_text('{"type":"ForceEndpoint"}', 0.5)
+    other = left(actor)
+    place = actor.place()
+    (reply,) = other.resume(1, 1.0)
+    assert isinstance(reply, Reply)
+    again = json.loads(reply.text)["messages_received"]
+    assert 6 <= again <= 8  # of 11, for 250 ms
+    assert other.received_ms == 1_000
+    for _ in range(again, 10):
+        assert other.client_audio(audio, 1.0) == []
+    assert other.client_text('{"type":"ForceEndpoint"}', 1.0) == []
+    assert other.received_ms == 1_000
+    assert (other.place().messages, other.place().position) == (11, place.position)
+    (new,) = other.client_audio(audio, 1.0)
+    assert isinstance(new, Append)
+    assert new.entry.position == place.position
+
+
+def test_the_end_moves_as_well():
+    actor = resumable()
+    actor.client_text('{"type":"Terminate"}', 0.5)
+    other = left(actor)
+    assert other.state is State.TERMINATING
+    assert other.client_audio(FRAME, 1.0) == []
+    *_, forget = other.worker_event(SessionEvent(ID, 1, 1, Event.DONE), 1.0)
+    assert forget == Forget()
+    ended = left(other)
+    _, last, close = ended.resume(1, 1.0)
+    assert (numbers([last]), close) == ([("Termination", 2)], ENDED)
+    assert ended.client_gone(1.0) == []
+
+
+def test_a_heartbeat_has_no_number():
+    actor = session("resumable=true&session_heartbeat=true", resume_token="the token")
+    actor.start(0.0)
+    actor.worker_event(SessionEvent(ID, 1, 0, Event.TAKEN), 0.0)
+    assert numbers(actor.tick(6.0)) == [("Heartbeat", None)]
+    assert left(actor).next_deadline() is not None
+
+
+def test_who_stays_has_no_place_and_nonsense_is_none():
+    with pytest.raises(IllegalInput):
+        opened().actor.place()
+    actor = resumable()
+    for nonsense in ({"state": "ELSEWHERE"}, {"close_code": 7}):
+        with pytest.raises(EntryError):
+            session("resumable=true", resume_token="x").go_on(replace(actor.place(), **nonsense), [], 1.0)

@@ -62,3 +62,10 @@ def test_every_setting_says_what_it_means_and_in_which_unit():
         assert meaning.endswith("."), names
         if "_S" in names[-2:]:
             assert "seconds" in meaning, names
+
+
+@pytest.mark.parametrize("name", ["DRAIN_S", "DRAIN_GRACE_S"])
+def test_how_long_a_node_that_is_stopped_waits(monkeypatch: pytest.MonkeyPatch, name: str):
+    assert load(IngressSettings).drain_grace_s == 3 * 3600
+    monkeypatch.setenv(name, "12")
+    assert load(IngressSettings).drain_grace_s == 12

@@ -21,8 +21,8 @@ from cli.proxy import Proxy
 from licensing.minting import Terms
 from tests.conftest import _wait_until_sync as wait_until
 from tests.conversation import Conversation, is_final
+from tests.desk import API_KEY, READY_S, Desk, answers
 from tests.speech import chunks
-from tests.system.test_dues import API_KEY, READY_S, Desk, answers
 from wire import acl
 from wire.entries import WorkerLoad, unpack_load
 from wire.keys import WORKERS_GROUP, Keys

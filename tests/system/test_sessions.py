@@ -5,13 +5,11 @@ Each test runs a stack of its own in a namespace of its own; afterwards every ke
 """
 
 import contextlib
-import http.client
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 import redis
@@ -20,106 +18,11 @@ from cli.child import Child
 from cli.redis_server import EmbeddedRedis
 from cli.up import Stack
 from tests.conversation import Conversation, is_final, is_turn
+from tests.site import BRISK, POOL, READY_S, Site, is_ready
 from tests.speech import BECKETT, FOX, LIGHT, SAMPLE_RATE, assert_heard, chunks, clip_pcm, silence
-from wire.entries import AudioFrame, WorkerLoad, pack_audio, unpack_load
-from wire.keys import WORKERS_GROUP, Keys
+from wire.entries import AudioFrame, pack_audio
 
 pytestmark = [pytest.mark.weights, pytest.mark.timeout(120)]
-
-POOL = "english"
-#: Workers that notice a death soon, and tell their load often.
-BRISK = {
-    "LICENSE_REQUIRED": "false",
-    "LEASE_S": "1",
-    "REPORT_S": "0.2",
-    "THREADS": "1",
-    "LOGGING_LEVEL": "WARNING",
-    "DRAIN_GRACE_S": "0",
-}
-READY_S = 60.0
-
-WaitUntil = Callable[..., Any]
-
-
-class Site:
-    """Ingress and any number of workers of one test, and a look into their Redis."""
-
-    def __init__(
-        self, redis_url: str, keys: Keys, free_port: Callable[[], int], wait_until: WaitUntil
-    ) -> None:
-        self.redis: Any = redis.Redis.from_url(redis_url)  # its types know no keys of bytes
-        self.keys = keys
-        self.children: dict[str, Child] = {}
-        self.url = ""
-        self._redis_url = redis_url
-        self._free_port = free_port
-        self._wait_until = wait_until
-
-    def up(self, *workers: str, ingress: bool = True, **env: str) -> None:
-        """The ingress and these workers, at the same time, until all are ready; `env` on top of what suits tests."""
-        probes = {name: self._launch(name, "worker", POOL, WORKER=name, **env) for name in workers}
-        if ingress:
-            port = self._free_port()
-            self.url = f"ws://localhost:{port}"
-            probes["ingress"] = self._launch("ingress", "ingress", HOST="127.0.0.1", PORT=str(port), **env)
-        for name, probe_port in probes.items():
-            child = self.children[name]
-            self._wait_until(
-                lambda port=probe_port, of=child: is_ready(port) or of.exit_code is not None, READY_S
-            )
-            assert child.exit_code is None, f"{name} ended with {child.exit_code}"
-
-    def _launch(self, name: str, *command: str, **env: str) -> int:
-        """A service that is on its way; the port of its probe."""
-        probe_port = self._free_port()
-        where = {
-            "REDIS_URL": self._redis_url,
-            "NAMESPACE": self.keys.namespace,
-            "PROBE_PORT": str(probe_port),
-        }
-        words = [sys.executable, "-m", "cli.main", *command, "--with-parent"]
-        self.children[name] = Child(name, words, {**where, **BRISK, **env})
-        return probe_port
-
-    def stop(self) -> None:
-        for child in self.children.values():
-            child.kill()
-        self.redis.close()
-
-    # ---- a look into Redis
-
-    def all_keys(self) -> list[bytes]:
-        return list(self.redis.scan_iter(match=self.keys.everything(), count=1000))
-
-    def immortal(self) -> list[bytes]:
-        return [key for key in self.all_keys() if self.redis.ttl(key) == -1]
-
-    def holder(self) -> str:
-        """The worker that holds the only lease; "" while nobody does."""
-        pending = self.redis.xpending_range(self.keys.offers(POOL), WORKERS_GROUP, "-", "+", 10)
-        return pending[0]["consumer"].decode() if len(pending) == 1 else ""
-
-    def loads(self) -> list[WorkerLoad]:
-        packed = self.redis.hgetall(self.keys.workers(POOL))
-        return [unpack_load(load) for load in packed.values()]
-
-    def assert_at_rest(self) -> None:
-        """Soon nobody holds anything: no lease, no offer, no slot; and nothing in Redis stays for ever."""
-        self._wait_until(lambda: self.redis.xlen(self.keys.offers(POOL)) == 0)
-        self._wait_until(lambda: all(load.free == load.slots for load in self.loads()))
-        assert self.redis.xpending(self.keys.offers(POOL), WORKERS_GROUP)["pending"] == 0
-        assert self.immortal() == []
-
-
-def is_ready(probe_port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", probe_port, timeout=2)
-    try:
-        connection.request("GET", "/health")
-        return connection.getresponse().status == http.client.OK
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
 
 
 @pytest.fixture

@@ -23,9 +23,11 @@ from wire.archive import Archive
 from wire.entries import AudioFrame, Control, Event, Offer, Order, SessionEvent
 from wire.errors import INTERNAL_ERROR, BusUnavailable
 from wire.keys import STATE_TAKES, WORKERS_GROUP, Keys
+from wire.moves import Keeping, Moves
 from wire.params import SessionParams
 from wire.recorded import OFFER_RECORDED, PLAIN, Published, SessionFacts, Stepped
 from wire.streams import Bus, entry_id, number_of
+from workers import feeders
 from workers.engine import Engine
 from workers.pool import Pool
 from workers.recognizer import NO_FLUSH, Batch, Hypothesis, Observation, SlotOptions, Spec
@@ -708,6 +710,53 @@ def test_a_drained_worker_lets_its_sessions_end_and_takes_no_more(play: Play) ->
         await desk.open("late")
         assert house.owner() == []
         assert house.server.hlen(house.keys.workers(POOL)) == 0
+
+    play(scenario)
+
+
+def test_a_drained_worker_hands_over_at_once_to_who_has_room(play: Play) -> None:
+    """Long before its sessions end, and before its leases are over; who drains as well has none."""
+
+    async def scenario(house: House) -> None:
+        desk = house.desk
+        first = await house.hire("first", lease_s=60, drain_grace_s=600)
+        for name in ("s", "t"):
+            await desk.open(name)
+            await two_turns(desk, name)
+        await desk.until(lambda: desk.finals("s") and desk.finals("t"))
+        leaving = await house.hire("leaving", lease_s=60, drain_grace_s=600)
+        leaving.drain.set()
+        assert await leaving.over() is None
+        await house.hire("second", lease_s=60)
+        first.drain.set()
+        assert await first.over() is None
+        await desk.until(lambda: house.owner() == ["second", "second"])
+        for name in ("s", "t"):
+            await desk.order(name, Order.TERMINATE)
+            await desk.ended(name)
+            assert desk.finals(name) == [(0, "w1"), (1, "w2")]
+
+    play(scenario)
+
+
+def test_sessions_of_a_dead_ingress_are_let_go_unless_they_may_go_on(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feeders, "MISSING_S", 0.1)
+
+    async def scenario(house: House) -> None:
+        desk, moves = house.desk, Moves(house.desk.bus)
+        worker = await house.hire("first", lease_s=0.5)
+        await moves.beat(NODE, 60)
+        await moves.keep([Keeping("resumable", 0, NODE, 60, "{}", "{}")])
+        for name in ("s", "resumable"):
+            await desk.open(name)
+        await desk.until(lambda: desk.kinds("s") == desk.kinds("resumable") == [Event.TAKEN])
+        await desk.until(lambda: NODE in worker.engine._feeders._alive_at)
+        house.server.delete(house.keys.alive(NODE))
+        await desk.until(lambda: list(worker.engine._seats) == ["resumable"])
+        await desk.until(lambda: house.offers() == 1)
+        assert desk.kinds("s") == [Event.TAKEN]
 
     play(scenario)
 

@@ -1,11 +1,12 @@
 """Leases of one worker, over a real Redis."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from wire.entries import Lease, Offer
+from wire.entries import Lease, Offer, WorkerLoad
 from wire.errors import BusUnavailable
 from wire.keys import Keys
 from wire.params import SessionParams
@@ -123,5 +124,31 @@ def test_without_redis_everything_says_so(run: Run, free_port: Callable[[], int]
             with pytest.raises(BusUnavailable):
                 await act
         await bus.close()
+
+    run(scenario())
+
+
+def test_what_is_handed_over_another_takes_at_once(bus: Bus, run: Run) -> None:
+    async def scenario() -> None:
+        first, second = hire(bus, "a"), hire(bus, "b")
+        kept, given = await taken(bus, first, "s", "t")
+        await first.hand_over([given])
+        assert list(first.leases) == ["s"]
+        [lease] = await second.take_over(5)
+        assert (lease.session, lease.generation) == ("t", 2)
+        assert await first.renew() == []
+        await first.settle([kept])
+
+    run(scenario())
+
+
+def test_room_is_what_others_have_told(bus: Bus, run: Run) -> None:
+    async def scenario() -> None:
+        first = hire(bus, "a")
+        assert await first.spare() == 0
+        later = int(time.time()) + 60
+        for name, free, deadline_s in (("a", 5, later), ("b", 3, later), ("c", 4, later), ("gone", 7, 1)):
+            await bus.report(POOL, name, WorkerLoad(8, free, 0, deadline_s, "model"))
+        assert await first.spare() == 7
 
     run(scenario())
