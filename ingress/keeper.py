@@ -29,7 +29,9 @@ class Kept:
     #: The parameters that are on their way there.
     going: SessionParams | None = field(default=None, repr=False)
 
-    def keeping(self, node: str, ttl_s: float, entries: Sequence[AudioEntry], whole: bool) -> Keeping:
+    def keeping(
+        self, node: str, ttl_s: float, entries: Sequence[tuple[int, AudioEntry]], whole: bool
+    ) -> Keeping:
         """What is to be written. Not `whole`: entries that follow stand elsewhere, so the place does not fit yet."""
         session = self.session
         if not whole:
@@ -72,12 +74,14 @@ class Keeper:
             self._marked.add(session)
         return session in self._kept
 
-    def keepings(self, entries: Sequence[tuple[str, AudioEntry]], waiting: Collection[str]) -> list[Keeping]:
+    def keepings(
+        self, entries: Sequence[tuple[str, int, AudioEntry]], waiting: Collection[str]
+    ) -> list[Keeping]:
         """What to write with these entries, as it is now; of sessions that have others `waiting`, only the entries."""
-        grouped: dict[str, list[AudioEntry]] = {}
-        for session, entry in entries:
+        grouped: dict[str, list[tuple[int, AudioEntry]]] = {}
+        for session, number, entry in entries:
             if session in self._kept:
-                grouped.setdefault(session, []).append(entry)
+                grouped.setdefault(session, []).append((number, entry))
         made = []
         for session, own in grouped.items():
             made.append(self._kept[session].keeping(self._node, self._ttl_s, own, session not in waiting))

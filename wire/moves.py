@@ -15,10 +15,19 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from wire.entries import AudioEntry, Event, SessionEvent, pack_audio, pack_event, unpack_event
+from wire.entries import AudioEntry, Event, SessionEvent, pack_audio, pack_event, unpack_audio, unpack_event
 from wire.errors import EntryError
-from wire.keys import RESUME_MOVES, RESUME_PLACE, RESUME_WHO
-from wire.streams import AUDIO_LOG_ENTRIES, FORGOTTEN_TTL_S, INBOX_ENTRIES, INBOX_TTL_S, Bus, following
+from wire.keys import RESUME_MOVES, RESUME_PLACE, RESUME_WHO, STATE_CHECKPOINT, STATE_GENERATION, STATE_HELD
+from wire.streams import (
+    AUDIO_LOG_ENTRIES,
+    FORGOTTEN_TTL_S,
+    INBOX_ENTRIES,
+    INBOX_TTL_S,
+    Bus,
+    entry_id,
+    following,
+    number_of,
+)
 
 #: Most messages kept that a session was told (approximately): some minutes of news.
 TOLD_ENTRIES = 1_000
@@ -38,7 +47,7 @@ class Keeping:
     ttl_s: float
     who: str = field(default="", repr=False)
     place: str = ""
-    entries: Sequence[AudioEntry] = ()
+    entries: Sequence[tuple[int, AudioEntry]] = ()
     told: Sequence[tuple[int, str]] = ()
 
 
@@ -49,6 +58,19 @@ class Kept:
     moves: int
     who: str = field(repr=False)
     place: str
+
+
+@dataclass(frozen=True)
+class Log:
+    """A session's audio log: its checkpoint (b"" for none), written by a generation of at most this, the offer under
+    which it is held, the number of its newest entry, and its entries.
+    """
+
+    generation: int
+    checkpoint: bytes
+    offer_id: bytes
+    last: int
+    entries: Sequence[tuple[int, AudioEntry]]
 
 
 class Moves:
@@ -64,7 +86,7 @@ class Moves:
         """Write them in one round trip. Returns the sessions that have moved on, of which nothing was written, and
         those of which Redis has lost `who`.
         """
-        results = await self._bus.run_leases([self._keep_call(keeping) for keeping in keepings])
+        results = await self._bus.run_script([self._keep_call(keeping) for keeping in keepings])
         named = [(keeping.session, result) for keeping, result in zip(keepings, results, strict=True)]
         return [name for name, result in named if result == 0], [
             name for name, result in named if result == 2
@@ -82,8 +104,8 @@ class Moves:
             keeping.place,
         ]
         arguments += (AUDIO_LOG_ENTRIES, TOLD_ENTRIES, len(keeping.entries))
-        for entry in keeping.entries:
-            arguments += ("*", pack_audio(entry))
+        for number, entry in keeping.entries:
+            arguments += (entry_id(number), pack_audio(entry))
         for number, text in keeping.told:
             arguments += (number, text)
         return keys, arguments
@@ -107,7 +129,7 @@ class Moves:
         for session, moves in sessions.items():
             resume, _, *others = self._all_keys(session)
             calls.append(((resume, *others), ("release", moves, _ms(FORGOTTEN_TTL_S))))
-        results = await self._bus.run_leases(calls)
+        results = await self._bus.run_script(calls)
         return [session for session, result in zip(sessions, results, strict=True) if result == 0]
 
     def _all_keys(self, session: str) -> list[bytes]:
@@ -129,11 +151,27 @@ class Moves:
         change any more, and the node before; None if it has moved, or ended.
         """
         keys = (self._keys.resume(session), self._keys.state(session))
-        [result] = await self._bus.run_leases([(keys, ("move", moves, _ms(ttl_s), node))])
+        [result] = await self._bus.run_script([(keys, ("move", moves, _ms(ttl_s), node))])
         if not result:
             return None
         place, before = result
         return place.decode(), before.decode()
+
+    async def log(self, session: str) -> Log:
+        """What the session's worker needs, as it lies in Redis: for the node that has just got the session."""
+        state, audio = self._keys.state(session), self._keys.audio(session)
+
+        def fill(pipe: Any) -> None:
+            pipe.hmget(state, STATE_CHECKPOINT, STATE_GENERATION, STATE_HELD)
+            pipe.xinfo_stream(audio)
+            pipe.xrange(audio)
+
+        [checkpoint, generation, held], known, entries = await self._bus.execute(
+            fill, forgive=("no such key",)
+        )
+        last = number_of(known["last-generated-id"]) if known else 0
+        numbered = [(number_of(entry), unpack_audio(fields[_ENTRY])) for entry, fields in entries]
+        return Log(int(generation or 0), checkpoint or b"", held or b"0-0", last, numbered)
 
     async def told(self, session: str, after: int) -> list[tuple[int, str]]:
         """The messages kept with numbers above `after`."""
@@ -164,7 +202,14 @@ class Moves:
     async def beat(self, node: str, ttl_s: float) -> None:
         """This node lives; without another word in so long it has died."""
         key = self._keys.alive(node)
-        await self._bus.execute(lambda pipe: pipe.set(key, b"1", px=_ms(ttl_s)))
+
+        def fill(
+            pipe: Any,
+        ) -> None:  # no string: who may write strings may forge the licence's status (`wire/acl.py`)
+            pipe.hset(key, "alive", 1)
+            pipe.pexpire(key, _ms(ttl_s))
+
+        await self._bus.execute(fill)
 
     async def living(self, nodes: Sequence[str]) -> list[bool]:
         """Whether each of these nodes has told lately that it lives."""

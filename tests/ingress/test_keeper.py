@@ -74,9 +74,9 @@ def test_a_place_never_runs_ahead_of_the_audio(run, bus: Bus):
     async def scenario() -> None:
         site = Site(bus)
         site.say(FRAME)
-        [first] = site.keeper.keepings([("s", object())], {"s"})  # type: ignore[list-item]
+        [first] = site.keeper.keepings([("s", 1, object())], {"s"})  # type: ignore[list-item]
         assert (first.place, first.who, first.told) == ("", "", ())
-        [second] = site.keeper.keepings([("s", object())], set())  # type: ignore[list-item]
+        [second] = site.keeper.keepings([("s", 1, object())], set())  # type: ignore[list-item]
         assert unpack_place(second.place).messages == 1
         assert site.keeper.rest() == []
         site.outbox.mark("s")

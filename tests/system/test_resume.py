@@ -112,6 +112,7 @@ def test_the_network_is_pulled_and_put_back_and_the_transcript_is_whole(site, wa
         def disturb(heard: Heard, sent_s: float) -> None:
             if cuts and sent_s >= cuts[0]:
                 cuts.pop(0)
+                wait_until_sync(lambda: heard.messages)  # one that was never told its token cannot come back
                 before = proxy.passed
                 proxy.cut()
                 wait_until_sync(lambda: len(heard.notes) % 2 == 1)  # it has noticed

@@ -4,7 +4,18 @@ from collections.abc import Callable
 
 import pytest
 
-from wire.entries import AudioFrame, Control, Event, Lease, Offer, Order, Publication, SessionEvent
+from wire.entries import (
+    AudioFrame,
+    Checkpoint,
+    Control,
+    Event,
+    Lease,
+    Offer,
+    Order,
+    Publication,
+    SessionEvent,
+    pack_checkpoint,
+)
 from wire.errors import BusUnavailable
 from wire.keys import Keys
 from wire.moves import Keeping, Kept, Moves
@@ -39,7 +50,9 @@ def test_what_a_node_keeps_another_finds(run, bus: Bus):
         moves = Moves(bus)
         assert await moves.find("s") is None
         end = Control(Order.FORCE_ENDPOINT, 800)
-        first = keeping(who="{who}", place="{1}", entries=(FRAME, end), told=((1, "Begin"), (2, "Türn")))
+        first = keeping(
+            who="{who}", place="{1}", entries=((1, FRAME), (2, end)), told=((1, "Begin"), (2, "Türn"))
+        )
         assert await moves.keep([first]) == ([], [])
         assert await moves.keep([keeping(place="{2}", told=((3, "Turn"),))]) == ([], [])
         assert await moves.find("s") == Kept(0, "{who}", "{2}")
@@ -70,14 +83,14 @@ def test_a_node_that_a_session_has_left_can_write_nothing(run, bus: Bus):
         lease = await taken(bus)
         await moves.keep([keeping(who="{who}", place="{1}", told=((1, "Begin"),))])
         assert await moves.move("s", 0, "new", TTL_S) == ("{1}", "old")
-        late = keeping(place="{9}", entries=(Control(Order.ABANDON, 0),), told=((2, "late"),))
+        late = keeping(place="{9}", entries=((3, Control(Order.ABANDON, 0)),), told=((2, "late"),))
         assert await moves.keep([late]) == (["s"], [])
         assert await moves.release({"s": 0}) == ["s"]
         assert await logged(bus) == []
         assert await moves.find("s") == Kept(1, "{who}", "{1}")
         assert await moves.told("s", 0) == [(1, "Begin")]
         assert await lifetime_s(bus, bus.keys.state("s")) > FORGOTTEN_TTL_S
-        assert await moves.keep([keeping(1, "new", place="{2}", entries=(FRAME,))]) == ([], [])
+        assert await moves.keep([keeping(1, "new", place="{2}", entries=((1, FRAME),))]) == ([], [])
         assert await logged(bus) == [FRAME]
         await bus.settle("english", "worker", [lease])
 
@@ -140,7 +153,7 @@ def test_what_is_over_expires_but_what_was_told_is_there_for_who_comes_back(run,
     async def scenario() -> None:
         moves = Moves(bus)
         lease = await taken(bus)
-        await moves.keep([keeping(who="{who}", place="{1}", entries=(FRAME,), told=((1, "Begin"),))])
+        await moves.keep([keeping(who="{who}", place="{1}", entries=((1, FRAME),), told=((1, "Begin"),))])
         await moves.touch(["s"], 500)
         assert await lifetime_s(bus, bus.keys.state("s")) > 400
         assert await moves.release({"s": 0}) == []
@@ -165,12 +178,30 @@ def test_a_worker_knows_which_nodes_live(run, bus: Bus):
     run(scenario())
 
 
+def test_the_log_is_handed_on_with_its_numbers_and_its_checkpoint(run, bus, keys):
+    async def scenario() -> None:
+        moves = Moves(bus)
+        assert (await moves.log("s")).last == 0
+        await bus.join("english")
+        offer_id = await bus.offer(Offer("s", "old", "english", {}))
+        [lease] = await bus.take("english", "w", 1, 20)
+        await moves.keep([keeping(entries=((1, FRAME), (2, FRAME)))])
+        saved = Checkpoint(1, FRAME.end, "1-0", {})
+        await bus.publish([Publication(lease, (), saved)])
+        log = await moves.log("s")
+        assert (log.generation, log.offer_id, log.last) == (lease.generation, offer_id, 2)
+        assert (log.checkpoint, list(log.entries)) == (pack_checkpoint(saved), [(2, FRAME)])
+
+    run(scenario())
+
+
 CALLS = {
     "keep": lambda moves: moves.keep([keeping()]),
     "touch": lambda moves: moves.touch(["s"], 1),
     "release": lambda moves: moves.release({"s": 0}),
     "find": lambda moves: moves.find("s"),
     "move": lambda moves: moves.move("s", 0, "node", 1),
+    "log": lambda moves: moves.log("s"),
     "told": lambda moves: moves.told("s", 0),
     "events": lambda moves: moves.events("s", -1, -1),
     "tell_moved": lambda moves: moves.tell_moved("node", "s", 1),
