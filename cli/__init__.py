@@ -4,6 +4,8 @@ main          every command, its options and help; nothing heavy is imported bef
 up            the whole stack on this machine, as processes of their own
 child         a child process that never outlives its parent
 redis_server  a Redis server of our own, found or fetched, kept in memory
+redis_fleet   Redis servers that tests and benchmarks hurt: alone, with Sentinel, as a cluster
+proxy         what lies between two processes, to be made worse
 audio_file    any sound file -> 16 kHz mono chunks
 client        the client's side of a session, shared by transcribe, mic, demo and bench
 resuming      what a client keeps to go on after a lost connection

@@ -313,18 +313,24 @@ def ingress(
         )
 
 
-@app.command(epilog="[bold]Examples[/]\n  [cyan]steno bench chaos --runs 200 --faults kill,hang[/]")
+@app.command(epilog="[bold]Examples[/]\n  [cyan]steno bench chaos --runs 200 --faults kill,redis-empty[/]")
 def chaos(
     runs: Annotated[int, typer.Option(min=1, help="How often each fault strikes.")] = 10,
     faults: Annotated[
-        str, typer.Option(metavar="FAULT,...", help="Of kill, hang, drain.")
-    ] = "kill,hang,drain",
+        str,
+        typer.Option(
+            "--faults",
+            "--fault",
+            metavar="FAULT,...",
+            help="To the worker: kill, hang, drain. To Redis: redis-restart, redis-empty, redis-away, redis-full.",
+        ),
+    ] = "kill,hang,drain,redis-restart,redis-empty,redis-away,redis-full",
     seconds: Annotated[float, typer.Option(min=4, help="Audio of each session, in s.")] = 12,
     as_json: AsJson = False,
     out: Out = RESULTS,
     quick: Quick = False,
 ) -> None:
-    """What a client notices of its worker's death: finals lost, doubled, changed; the pause."""
+    """What a client notices when its worker dies, or Redis: finals lost, doubled, changed; the pause."""
     from cli import bench_chaos, bench_picture
 
     names = [name.strip() for name in faults.split(",")]

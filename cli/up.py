@@ -135,6 +135,10 @@ class Stack:
         self._services[name] = self._again[name]()
         self._wait([name], started_s)
 
+    def wait_until_ready(self) -> None:
+        """Until every service says that it is ready. Raises StackFailed."""
+        self._wait(self._services, time.monotonic())
+
     def watch(self) -> None:
         """Block for as long as all is well. Raises StackFailed when it is not."""
         while True:

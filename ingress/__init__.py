@@ -20,6 +20,7 @@ replay        what a resumable session has told, to be told again
 carried       what such a session takes along to another node        (restarts: where its decoder begins anew there)
 keeper        writes that, together with the audio
 arrivals      sessions that come from another node
+ledger        what the sessions' audio logs should hold, to be written again if Redis loses it
 consent       whether a session is recorded
 tape          what is recorded of it: its inputs and what followed from them
 recorder      performs both: recordings begun, noted, ended, kept within their limits

@@ -14,7 +14,7 @@ from ingress.handshake import Resume
 from ingress.session import CloseWith, Effect, Reply, Session
 from wire.entries import SessionEvent
 from wire.errors import ClientError, EntryError, cannot_resume, internal_error
-from wire.moves import Moves
+from wire.moves import Logged, Moves
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 @dataclass(frozen=True)
 class Arrived:
     """A session as it is now, for the `moves`th time on another node; `effects` are still to be performed: what it has
-    to tell its client is told by its `resume`.
+    to tell its client is told by its `resume`. `log` is what Redis holds of it.
     """
 
     session: Session
@@ -33,6 +33,7 @@ class Arrived:
     place: Place
     moves: int
     effects: list[Effect]
+    log: Logged
 
 
 #: Makes the session: its id, who it is, its resume token.
@@ -74,6 +75,7 @@ class Arrivals:
             if before != self._node:
                 await self._moves.tell_moved(before, name, moves + 1)
             place, told = unpack_place(text), await self._moves.told(name, 0)
+            log = await self._moves.log(name)
             events = await self._moves.events(name, place.generation, place.event)
             session = self._make(name, who, wanted.token)
             session.go_on(place, told, self._now())
@@ -82,7 +84,7 @@ class Arrivals:
             raise _unreadable(name, error) from None
         finally:
             del self._waiting[name]
-        return Arrived(session, who, place, moves + 1, effects)
+        return Arrived(session, who, place, moves + 1, effects, log)
 
     async def _admit(self, wanted: Resume) -> tuple[Who, int]:
         """Who the session is, and how many times it has moved. Changes nothing. Raises ClientError, BusUnavailable."""

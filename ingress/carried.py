@@ -71,10 +71,10 @@ class Place:
     """How far a session has come on its node, all at the same moment.
 
     Messages and bytes are those taken from the client, `received` the samples in them at the decoder's rate; `position`
-    (16 kHz) is where its audio ends in the log. A decoder
-    that begins anew has to be given the messages after `from_messages` again: it stood at `from_bytes`, had received
-    `from_received` samples and would have handed out `from_position` (`restarts.py`). `sequence` is the number of the
-    newest message told; (`generation`, `event`) the worker's event after which that was. `lap`: of its usage.
+    (16 kHz) is where its audio ends in the log, `entry` the number of the log's newest. A decoder that begins anew has
+    to be given the messages after `from_messages` again: it stood at `from_bytes`, had received `from_received` samples
+    and would have handed out `from_position` (`restarts.py`). `sequence` is the number of the newest message told;
+    (`generation`, `event`) the worker's event after which that was. `lap`: of its usage.
     """
 
     state: str
@@ -96,6 +96,7 @@ class Place:
     close_reason: str = ""
     lap: int = 0
     begun_ms: int = 0
+    entry: int = 0
 
     @property
     def given_up(self) -> bool:

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from ingress.laps import LAP_S, UNHEARD_LAPS, LapBox, LapCounter
+from ingress.laps import LAP_S, UNHEARD_LAPS, LapBox, LapCounter, LastLaps
 from ingress.license import LicenseGate
 from wire import metrics
 from wire.accounts import Accounts
@@ -36,6 +36,7 @@ class Dues:
         self._lap_s = lap_s
         self._laps: dict[str, LapCounter] = {}
         self._box = LapBox()
+        self._ended = LastLaps()
 
     # ------------------------------------------------------------------------------------------------------ sessions
 
@@ -77,6 +78,12 @@ class Dues:
 
     def _tell(self, record: UsageRecord | None) -> None:
         if record is not None and self.gate.tracks_usage:
+            self._box.put(record)
+            self._ended.put(record, self._now())
+
+    def tell_again(self) -> None:
+        """Redis may have lost what was written lately: of sessions that are over nobody would say it once more."""
+        for record in self._ended.lately(self._now()):
             self._box.put(record)
 
     # ------------------------------------------------------------------------------------------------- once a second

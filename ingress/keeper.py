@@ -29,15 +29,19 @@ class Kept:
     #: The parameters that are on their way there.
     going: SessionParams | None = field(default=None, repr=False)
 
-    def keeping(self, node: str, ttl_s: float, entries: Sequence[AudioEntry], whole: bool) -> Keeping:
-        """What is to be written. Not `whole`: entries that follow stand elsewhere, so the place does not fit yet."""
+    def keeping(
+        self, node: str, ttl_s: float, entries: Sequence[tuple[int, AudioEntry]], whole: bool, last: int
+    ) -> Keeping:
+        """What is to be written; `last` is the number of the log's newest entry. Not `whole`: entries that follow stand
+        elsewhere, so the place does not fit yet.
+        """
         session = self.session
         if not whole:
             return Keeping(session.id, self.moves, node, ttl_s, entries=entries)
         self.going = session.params
         who = "" if self.going is self.params else pack(self.who(self.going))
         lap, begun_ms = self.lap()
-        place = pack(replace(session.place(), lap=lap, begun_ms=begun_ms))
+        place = pack(replace(session.place(), lap=lap, begun_ms=begun_ms, entry=last))
         told = session.told_after(self.told)
         return Keeping(session.id, self.moves, node, ttl_s, who, place, entries, told)
 
@@ -72,23 +76,45 @@ class Keeper:
             self._marked.add(session)
         return session in self._kept
 
-    def keepings(self, entries: Sequence[tuple[str, AudioEntry]], waiting: Collection[str]) -> list[Keeping]:
-        """What to write with these entries, as it is now; of sessions that have others `waiting`, only the entries."""
-        grouped: dict[str, list[AudioEntry]] = {}
-        for session, entry in entries:
+    def keepings(
+        self,
+        entries: Sequence[tuple[str, int, AudioEntry]],
+        waiting: Collection[str],
+        last: Callable[[str], int],
+    ) -> list[Keeping]:
+        """What to write with these entries, numbered, as it is now; of sessions that have others `waiting`, only the
+        entries. `last` tells the number of a log's newest entry.
+        """
+        grouped: dict[str, list[tuple[int, AudioEntry]]] = {}
+        for session, number, entry in entries:
             if session in self._kept:
-                grouped.setdefault(session, []).append(entry)
+                grouped.setdefault(session, []).append((number, entry))
         made = []
         for session, own in grouped.items():
-            made.append(self._kept[session].keeping(self._node, self._ttl_s, own, session not in waiting))
-            if session not in waiting:
+            whole, kept = session not in waiting, self._kept[session]
+            made.append(kept.keeping(self._node, self._ttl_s, own, whole, last(session)))
+            if whole:
                 self._marked.discard(session)
         return made
 
-    def rest(self) -> list[Keeping]:
+    def rest(self, waiting: Collection[str], last: Callable[[str], int]) -> list[Keeping]:
         """What to write of marked sessions that have no entries waiting."""
-        marked, self._marked = self._marked, set()
-        return [self._kept[session].keeping(self._node, self._ttl_s, (), True) for session in marked]
+        marked = self._marked.difference(waiting)
+        self._marked -= marked
+        return [
+            self._kept[session].keeping(self._node, self._ttl_s, (), True, last(session))
+            for session in marked
+        ]
+
+    async def has_moved_on(self, session: str) -> bool:
+        """Whether it has, as far as Redis knows; then its node is told. Raises BusUnavailable."""
+        kept = self._kept.get(session)
+        found = await self._moves.find(session) if kept else None
+        if kept is None or found is None or found.moves <= kept.moves:
+            return False
+        self.drop(session)
+        self._moved(session)
+        return True
 
     async def write(self, keepings: Sequence[Keeping]) -> None:
         """Raises BusUnavailable, with everything to be written once more."""

@@ -4,7 +4,7 @@ A node that dies loses at most one lap of each session. While Redis is away laps
 newest of each session only, since it says all that the older ones said.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 
 from wire.entries import UsageRecord
@@ -15,6 +15,8 @@ LAP_S = 5.0
 UNHEARD_LAPS = 1_000
 #: Most sessions whose last lap waits for Redis.
 MAX_WAITING = 100_000
+#: How long last laps are kept after they were told, in seconds: the tracker counts them sooner, unless it is away.
+KEPT_S = 600.0
 
 
 class LapCounter:
@@ -100,3 +102,23 @@ class LapBox:
         """These were not written after all; what came since then is newer."""
         for record in records:
             self.put(record)
+
+
+class LastLaps:
+    """The last laps of sessions that ended lately, in case Redis loses them before they are counted."""
+
+    def __init__(self, most: int = MAX_WAITING, kept_s: float = KEPT_S) -> None:
+        self._kept_s = kept_s
+        self._laps: deque[tuple[float, UsageRecord]] = deque(maxlen=most)
+
+    def put(self, record: UsageRecord, now: float) -> None:
+        """Only one that says that its session is over is kept."""
+        if record.over:
+            self._laps.append((now, record))
+            self.lately(now)
+
+    def lately(self, now: float) -> list[UsageRecord]:
+        """Those that were put not longer than `kept_s` ago."""
+        while self._laps and self._laps[0][0] < now - self._kept_s:
+            self._laps.popleft()
+        return [record for _, record in self._laps]

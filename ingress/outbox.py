@@ -1,37 +1,46 @@
 """What this node has to tell Redis about its sessions: gathered as it comes, written once per tick.
 
-In this order: audio and orders of all sessions in one pipeline, offers withdrawn, keys let go, places freed. What
-cannot be written stays, in order, for the next try.
+In this order: sessions that Redis has lost (`Ledger`), audio and orders of all sessions in one pipeline, offers
+withdrawn, keys let go, places freed. What cannot be written stays, in order, for the next try.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from ingress.keeper import Keeper
+from ingress.ledger import Ledger
 from wire import metrics
 from wire.entries import AudioEntry, AudioFrame, Control, Offer, Order, pack_audio
 from wire.errors import BusUnavailable
-from wire.streams import Bus
+from wire.streams import Bus, Restoration
 
 #: Most that is written in one round trip, in bytes, roughly.
 SLICE_BYTES = 2**20
 #: Small frames are joined up to this: 50 ms, what most clients send in one message.
 JOINED_BYTES = 1_600
 
+#: Told what became of a session that was to be restored.
+Restored = Callable[[bytes | None], None]
+
 #: Pause before the next try when Redis is away.
 RETRY_S = 0.25
 
 
 class Outbox:
-    """`append`, `withdraw`, `forget`, `free` return at once; `run` for the node's life, and `flush` once after it."""
+    """`append`, `withdraw` and the like return at once; `run` for the node's life, and `flush` once after it."""
 
-    def __init__(self, bus: Bus, tick_ms: int, keeper: Keeper | None = None) -> None:
+    def __init__(
+        self, bus: Bus, tick_ms: int, ledger: Ledger | None = None, keeper: Keeper | None = None
+    ) -> None:
         #: What waits here, orders included; it is for the caller to bound it.
         self.pending_bytes = 0
         #: When Redis first failed to take what waits, by the clock of the loop; None while it takes it.
         self.stuck_since: float | None = None
+        #: What the logs of the sessions should hold.
+        self.ledger = ledger or Ledger(2**28, 2**22)
         self._bus = bus
         self._keeper = keeper
         self._tick_s = tick_ms / 1000
@@ -41,6 +50,7 @@ class Outbox:
         self._withdrawn: deque[tuple[Offer, bytes]] = deque()
         self._forgotten: deque[str] = deque()
         self._freed: deque[tuple[str, str]] = deque()
+        self._lost: dict[str, tuple[Offer, bytes, int, Restored]] = {}
 
     def append(self, session: str, entry: AudioEntry) -> None:
         """To the session's audio log, after everything appended before.
@@ -67,9 +77,12 @@ class Outbox:
     def moved(self, session: str) -> None:
         """The session goes on on another node: what is not written yet is that one's to write."""
         self._drop(session, even_its_end=True)
+        self._lost.pop(session, None)
+        self.ledger.drop(session)
 
     def withdraw(self, offer: Offer, offer_id: bytes) -> None:
         """Nobody took the offer: take it back, with the audio appended by then. Append nothing for it after this."""
+        self._lost.pop(offer.session, None)
         self._withdrawn.append((offer, offer_id))
         self._work.set()
 
@@ -80,6 +93,7 @@ class Outbox:
         """
         if self.stuck_since is not None:
             self._drop(session)
+        self._lost.pop(session, None)
         self._forgotten.append(session)
         self._work.set()
 
@@ -87,6 +101,18 @@ class Outbox:
         """The session has left the place it had among those of its API key."""
         self._freed.append((holder, session))
         self._work.set()
+
+    def restore(self, offer: Offer, offer_id: bytes, generation: int, restored: "Restored") -> None:
+        """Write anew what Redis has lost of the session, and offer it anew. `generation`: the newest that was heard of.
+
+        `restored` is called with the new offer's id, or with None if what is lost is not held here any more.
+        """
+        self._lost[offer.session] = offer, offer_id, generation, restored
+        self._work.set()
+
+    def restoring(self, session: str) -> bool:
+        """Whether that is still to be done, or under way."""
+        return session in self._lost
 
     async def run(self, missed: Callable[[BusUnavailable], None]) -> None:
         """Write for ever; `missed` is told of each failed try. Idle while there is nothing to write."""
@@ -106,21 +132,22 @@ class Outbox:
     async def flush(self) -> None:
         """Write everything. Raises BusUnavailable, with what was not written still to do.
 
-        Entries of a failed try may have arrived all the same and be appended again: their positions tell the reader.
+        Entries of a failed try may have arrived all the same: with the same numbers, they are not appended again.
         """
         self._work.clear()
         # Only what stands here now: a key that was let go before its session's last entry would come back.
         withdrawn, forgotten = len(self._withdrawn), len(self._forgotten)
         try:
+            await self._restore_lost()
             await self._append_pending()
             if self._keeper is not None:
-                await self._keeper.write(self._keeper.rest())
+                await self._keeper.write(self._keeper.rest(self._waiting(), self.ledger.last))
             for _ in range(withdrawn):
                 await self._bus.withdraw(*self._withdrawn[0])
                 self._withdrawn.popleft()
             await self._forget([self._forgotten[number] for number in range(forgotten)])
             for _ in range(forgotten):
-                self._forgotten.popleft()
+                self.ledger.drop(self._forgotten.popleft())
             while self._freed:
                 await self._bus.free_place(*self._freed[0])
                 self._freed.popleft()
@@ -128,9 +155,31 @@ class Outbox:
             self._work.set()
             raise
 
+    async def _restore_lost(self) -> None:
+        """Here, between two appends: nothing of a session may be written while its log is written anew."""
+        for session, wanted in list(self._lost.items()):
+            offer, offer_id, generation, restored = wanted
+            if self._keeper is not None and await self._keeper.has_moved_on(session):
+                continue
+            log = self.ledger.log(session)
+            made = None
+            if log is not None:
+                stamp = time.time_ns() // 1_000_000
+                lost = Restoration(
+                    offer, offer_id, max(generation, log.generation), log.checkpoint, log.entries, stamp
+                )
+                made = await self._bus.restore(lost)
+                if log.entries:
+                    self.ledger.written(session, log.entries[-1][0])
+            if self._lost.get(session) is wanted:
+                del self._lost[session]
+            metrics.SESSIONS_RESTORED.labels("restored" if made else "gone").inc()
+            restored(made)
+
     async def _append_pending(self) -> None:
         """What stands here now, in slices: what Redis has taken is not told again when it refuses the rest."""
         metrics.PENDING_BYTES.set(self.pending_bytes)
+        metrics.HELD_BYTES.set(self.ledger.bytes)
         self._last.clear()
         left = len(self._pending)
         while left > 0:
@@ -139,6 +188,8 @@ class Outbox:
             while left > 0 and (size := size + items[-1].size) < SLICE_BYTES:
                 items.append(self._pending.popleft())
                 left -= 1
+            for item in items:
+                item.number = item.number or self.ledger.number(item.session, item.entry, item.size)
             try:
                 with metrics.APPEND_SECONDS.time():
                     await self._append(items)
@@ -146,14 +197,19 @@ class Outbox:
                 self._pending.extendleft(reversed(items))
                 raise
             self.pending_bytes -= sum(item.size for item in items)
+            for item in items:
+                self.ledger.written(item.session, item.number)
+
+    def _waiting(self) -> set[str]:
+        return {item.session for item in self._pending}
 
     async def _append(self, items: "list[_Item]") -> None:
-        entries = [(item.session, item.entry) for item in items]
+        entries = [(item.session, item.number, item.entry) for item in items]
         keeper = self._keeper
         if keeper is None:
             await self._bus.append(entries)
             return
-        keepings = keeper.keepings(entries, {item.session for item in self._pending})
+        keepings = keeper.keepings(entries, self._waiting(), self.ledger.last)
         theirs = {keeping.session for keeping in keepings}
         if others := [entry for entry in entries if entry[0] not in theirs]:
             await self._bus.append(others)
@@ -178,11 +234,12 @@ class Outbox:
 
 @dataclass(slots=True)
 class _Item:
-    """One entry on its way; `size` in bytes."""
+    """One entry on its way; `size` in bytes. It has a number from its first try on, and is not changed after that."""
 
     session: str
     entry: AudioEntry
     size: int
+    number: int = 0
 
     @property
     def is_end(self) -> bool:

@@ -52,6 +52,7 @@ from ingress.credentials import Grant
 from ingress.dues import Dues
 from ingress.handshake import Accept, Load, Reject, Resume, Route, admit, issue, route, show
 from ingress.keeper import Keeper, Kept
+from ingress.ledger import Ledger
 from ingress.license import LicenseGate, license_failed
 from ingress.offers import Offers
 from ingress.outbox import RETRY_S, Outbox
@@ -65,6 +66,7 @@ from ingress.session import (
     Effect,
     Forget,
     MakeOffer,
+    Missed,
     Notify,
     Reply,
     Session,
@@ -76,7 +78,7 @@ from ingress.webhook import Webhook, Webhooks
 from wire import metrics, strides
 from wire.accounts import Accounts
 from wire.archive import Archive
-from wire.entries import SAMPLE_RATE, AudioEntry, AudioFrame, Event, Offer, SessionEvent
+from wire.entries import SAMPLE_RATE, AudioEntry, AudioFrame, Event, Offer, Saved, SessionEvent
 from wire.errors import (
     REASON_COME_BACK,
     REASON_SEE_ERROR,
@@ -198,7 +200,8 @@ class Ingress:
         self._moves = Moves(bus)
         ttl_s = settings.resume_window_s + 2 * TOUCH_S
         self._keeper = Keeper(self._moves, settings.instance, ttl_s, self._moved_on)
-        self._outbox = Outbox(bus, settings.tick_ms, self._keeper)
+        ledger = Ledger(settings.max_held_bytes, settings.max_session_held_bytes)
+        self._outbox = Outbox(bus, settings.tick_ms, ledger, self._keeper)
         self._offers = Offers(bus)
         self._access = Access(settings)
         self._certificates = certificates(settings)
@@ -225,6 +228,7 @@ class Ingress:
         self._ready: bool | None = None
         self._came_back = asyncio.Event()
         self._reached_at = self._now()
+        self._incarnation = ""  # of Redis
         self._draining = False
         self._given_up = False  # nobody is waited for any more
         self._sent_away_until = 0.0
@@ -548,6 +552,8 @@ class Ingress:
             self._dues.go_on(session.id, pool, model, place.lap, place.begun_ms)
         elif session.state not in UNTAKEN:
             self._dues.begin(session.id, pool, model)
+        log = arrived.log
+        self._outbox.ledger.go_on(session.id, place.entry, log.generation, log.checkpoint, log.entries)
         self._register(client, place.sequence)
         self._perform(client, arrived.effects)
         self._arm(client)
@@ -731,6 +737,9 @@ class Ingress:
                 case Forget():
                     self._outbox.forget(client.session.id)
                     self._dues.end(client.session.id)  # one that waits to be resumed uses nothing more
+                case Missed():
+                    metrics.EVENTS_DROPPED.labels("missed").inc()
+                    self._restore(client)
                 case Dropped(reason):
                     metrics.EVENTS_DROPPED.labels(reason).inc()
                 case MakeOffer():
@@ -783,7 +792,10 @@ class Ingress:
 
         async for events in self._bus.inbox(self.settings.instance, lost=lost):
             for event in events:
-                self._deliver(event)
+                if isinstance(event, Saved):
+                    self._save(event)
+                else:
+                    self._deliver(event)
 
     def _deliver(self, event: SessionEvent) -> None:
         _EVENTS_TOTAL[event.event].inc()
@@ -814,23 +826,52 @@ class Ingress:
                     client.armed = math.inf
                     self._apply(client, client.session.tick)
 
+    def _save(self, saved: Saved) -> None:
+        try:
+            self._outbox.ledger.saved(saved)
+        except (
+            EntryError
+        ) as error:  # of another version; audio since the last one that could be read is held on
+            logger.warning("Checkpoint not read", extra={"session": saved.session, "reason": str(error)})
+
     async def _touch(self) -> None:
-        """Keep keys alive, and end sessions whose keys Redis has lost: they would wait for words in vain."""
+        """Keep keys alive, and restore sessions of which Redis has lost something: else they wait for words in vain."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TOUCH_S):
                     await self._came_back.wait()
             self._came_back.clear()
             offered = {name: client for name, client in self._clients.items() if client.alive}
+            offers = {name: client.offer_id for name, client in offered.items()}
             try:
-                lost = await self._bus.touch(list(offered))
+                written = self._outbox.ledger.last_written
+                lost = await self._bus.touch({name: written(name) for name in offered})
                 await self._keeper.touch()
             except BusUnavailable as error:
                 self._missed_redis("touch", error)
                 continue
             for name in lost:
-                self._apply(offered[name], offered[name].session.refuse, internal_error())
+                # Not what is being restored already, or was while we asked.
+                if offered[name].offer_id == offers[name] and not self._outbox.restoring(name):
+                    self._restore(offered[name])
             await self._keep_places(offered)
+
+    def _restore(self, client: Client) -> None:
+        """Let the session be written and offered anew, from what this node knows of it."""
+        if not client.alive or client.offer_id is None:
+            return
+
+        def restored(offer_id: bytes | None) -> None:
+            if offer_id is None:
+                self._apply(client, client.session.refuse, internal_error())
+                return
+            client.offer_id = offer_id
+            logger.warning("Session restored in Redis", extra={"session": client.session.id})
+            if client.session.state is State.CLOSED:  # in the meantime
+                self._withdraw(client)
+
+        generation = client.session.newest_generation
+        self._outbox.restore(client.offer, client.offer_id, generation, restored)
 
     async def _keep_places(self, clients: Mapping[str, Client]) -> None:
         held = [(holder, name) for name, client in clients.items() for holder in self._holders(client)]
@@ -867,23 +908,40 @@ class Ingress:
             for client in list(self._clients.values()):
                 self._cut_off_if_unread(client)  # pongs pile up as well, and nobody tells of them
             try:
-                await self._bus.ping()
+                incarnation = await self._bus.incarnation()
             except BusUnavailable as error:
                 self._missed_redis("ping", error)
-                if self._now() - self._reached_at > self.settings.redis_patience_s:
-                    self._refuse_all(internal_error())
+                self._wait_for_redis()
             else:
+                self._met(incarnation)
                 self._answered()
             self._refresh()
             await asyncio.sleep(WATCH_S if self._ready else RETRY_S)
 
+    def _wait_for_redis(self) -> None:
+        """For a while. What workers do not say meanwhile is nobody's fault."""
+        if self._now() - self._reached_at > self.settings.redis_patience_s:
+            self._refuse_all(internal_error())
+        for client in self._clients.values():
+            client.session.excuse(self._now())
+
+    def _met(self, incarnation: str) -> None:
+        """A Redis that was restarted, or another in its place, may lack the last writes of anybody, also what workers
+        believe to have told. So all sessions go on from what this node knows for certain.
+        """
+        known, self._incarnation = self._incarnation, incarnation
+        if known and known != incarnation:
+            logger.warning("Another Redis, or a restarted one", extra={"sessions": len(self._clients)})
+            for client in self._clients.values():
+                self._restore(client)
+            self._dues.tell_again()
+
     def _answered(self) -> None:
         """Redis answers; but one that is full or read-only answers as well, and takes no audio."""
-        stuck_since = self._outbox.stuck_since
-        if stuck_since is None:
+        if self._outbox.stuck_since is None:
             self._reached_redis()
-        elif self._now() - stuck_since > self.settings.redis_patience_s:
-            self._refuse_all(internal_error())
+        else:
+            self._wait_for_redis()
 
     def _refresh(self) -> None:
         """Keys and certificates, were they changed. What goes wrong leaves the old ones and ends nothing."""

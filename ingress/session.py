@@ -6,7 +6,8 @@ The worker is found by an offer; its first event, TAKEN, is answered to the clie
 worker's messages pass through, fenced:
 
 - by generation: each take of a session has a higher one, and what an earlier holder still says is dropped;
-- by sequence: within a generation each event is let through once;
+- by sequence: within a generation each event is let through once, and one that comes after a gap is not: what Redis
+  has lost on the way is told again by a new holder (`Missed`);
 - by turn: a final is sent once per `turn_order`, and no partial of a turn after its final, since a new holder
   recognises the open turn again.
 
@@ -239,7 +240,14 @@ class Dropped:
     reason: str
 
 
-Effect = MakeOffer | Withdraw | Append | Reply | CloseWith | Notify | Forget | Dropped
+@dataclass(frozen=True)
+class Missed:
+    """Something that a worker told before this event has been lost: let the session be taken anew, from the last
+    checkpoint that has come here. Nothing more is heard from this generation.
+    """
+
+
+Effect = MakeOffer | Withdraw | Append | Reply | CloseWith | Notify | Forget | Dropped | Missed
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -306,6 +314,7 @@ class Session:
         self._settled_by = now  # only read while TERMINATING
         self._worker_heard_s = 0.0
         self._generation = self._sequence = -1
+        self._deaf_to = -1  # generations up to this one have lost events on the way
         self._last_final = -1
         self._ordered, self._ordered_at = 0.0, now  # bytes of orders, less what time has allowed since
         self._short_ms = 0.0  # audio in a row of messages that are too short
@@ -381,6 +390,16 @@ class Session:
     def held(self, now: float) -> None:
         """The client is kept waiting by us: that it says nothing meanwhile is not its silence."""
         self._heard_at = max(self._heard_at, now)
+
+    @property
+    def newest_generation(self) -> int:
+        """The highest that was heard of; 0 for none."""
+        return max(self._generation, self._deaf_to, 0)
+
+    def excuse(self, now: float) -> None:
+        """No worker can be heard at present: that it does not settle is not its silence."""
+        if self.state is State.TERMINATING:
+            self._expect_end(now)
 
     def client_gone(self, now: float) -> list[Effect]:  # noqa: ARG002 every input carries its time
         """The connection is lost, from whichever side it was closed."""
@@ -502,6 +521,9 @@ class Session:
             return [Dropped(reason)]
         if event.event not in _INPUT_OF_EVENT:
             raise EntryError(f"{event.event.name} is not for a session to hear")
+        if self._missed_before(event):
+            self._deaf_to = event.generation
+            return [Missed()]
         was, happened = self.state, _INPUT_OF_EVENT[event.event]
         if happened is Input.DONE and was is State.OPEN:
             happened = Input.FAILED  # it stopped although nobody asked it to
@@ -646,11 +668,18 @@ class Session:
     def _fence(self, event: SessionEvent) -> str:
         if self.state is State.CLOSED:
             return "closed"
-        if event.generation < self._generation:
+        if event.generation < self._generation or event.generation <= self._deaf_to:
             return "generation"
         if event.generation == self._generation and event.sequence <= self._sequence:
             return "duplicate"
         return ""
+
+    def _missed_before(self, event: SessionEvent) -> bool:
+        """Each holder numbers its events from 0, and begins no later than with the turn after the last one told."""
+        if event.event is Event.TAKEN and event.turn_order > self._last_final + 1:
+            return True
+        following = self._sequence + 1 if event.generation == self._generation else 0
+        return event.sequence > following
 
     def _pass_on(self, event: SessionEvent) -> list[Effect]:
         if 0 <= event.turn_order <= self._last_final:

@@ -111,9 +111,21 @@ class IngressSettings(ArchiveSettings):
         131_072, ge=1024, description="Largest message a client may send; a larger one is closed with 1009."
     )
     max_pending_bytes: int = Field(
-        16 * 2**20,
+        256 * 2**20,
         ge=2**16,
-        description="Audio of all clients waiting for Redis; beyond it this node stops reading from clients.",
+        description="Audio of all clients waiting for Redis; beyond it this node stops reading from clients. The "
+        "default holds 30 s of 256 sessions.",
+    )
+    max_held_bytes: int = Field(
+        256 * 2**20,
+        ge=2**16,
+        description="Audio of all sessions since their last checkpoints, held to be written again if Redis loses it; "
+        "beyond it the oldest is let go.",
+    )
+    max_session_held_bytes: int = Field(
+        4 * 2**20,
+        ge=2**16,
+        description="The same of one session; the default holds two minutes without a checkpoint.",
     )
     max_unread_bytes: int = Field(
         2**20,
@@ -121,7 +133,7 @@ class IngressSettings(ArchiveSettings):
         description="Messages waiting for one client that does not read; beyond it the client is closed with 3005.",
     )
     redis_patience_s: float = Field(
-        10.0, gt=0, description="Sessions end with 3005 when Redis is unreachable for this long, in seconds."
+        30.0, gt=0, description="Sessions end with 3005 when Redis is unreachable for this long, in seconds."
     )
     license_required: bool = Field(
         True,

@@ -1,13 +1,27 @@
 """Partners of the process under test, scripted: they speak the real contract over a real Redis, and have switches."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from wire.entries import AudioFrame, Control, Event, Lease, Order, Publication, SessionEvent
 from wire.errors import BusUnavailable
 from wire.messages import Turn, dump
-from wire.streams import Bus
+from wire.streams import Bus, number_of
+
+
+async def append(bus: Bus, entries: Sequence[tuple[str, AudioFrame | Control]]) -> None:
+    """To the sessions' audio logs, with the numbers that come next in Redis."""
+    last: dict[str, int] = {}
+    for session, _ in entries:
+        key = bus.keys.audio(session)
+        known = await bus._redis.exists(key) and await bus._redis.xinfo_stream(key)
+        last[session] = number_of(known["last-generated-id"]) if known else 0
+    numbered = []
+    for session, entry in entries:
+        last[session] += 1
+        numbered.append((session, last[session], entry))
+    await bus.append(numbered)
 
 
 @dataclass

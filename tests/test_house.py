@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("cli", "console", "ingress", "licensing", "usage", "wire", "workers")
 
 PURE = {
+    "wire/acl.py",
     "wire/entries.py",
     "wire/errors.py",
     "wire/keys.py",
@@ -36,6 +37,7 @@ PURE = {
     "ingress/credentials.py",
     "ingress/handshake.py",
     "ingress/laps.py",
+    "ingress/ledger.py",
     "ingress/license.py",
     "ingress/pools.py",
     "ingress/replay.py",
@@ -117,7 +119,13 @@ CLOSED = {
 }
 #: Third-party module -> the files (or folders) that may import it.
 DOORS = {
-    "redis": {"wire/streams.py", "wire/ticks.py", "cli/redis_server.py"},
+    "redis": {
+        "wire/servers.py",
+        "wire/streams.py",
+        "wire/ticks.py",
+        "cli/redis_server.py",
+        "cli/redis_fleet.py",
+    },
     "arq": {"wire/ticks.py"},
     "httpx": {"wire/outbound.py"},
     "jwt": {"ingress/tokens.py", "licensing/license.py", "licensing/minting.py"},

@@ -11,6 +11,8 @@ strides   how far each step of a recorded session went, for a replay
 webhook_url  where a webhook may go, and what it may carry
 errors    the exception tree; error codes and close codes
 keys      every Redis key
+acl       what each service may do in Redis
+servers   the forms of REDIS_URL, and a client for each
 streams   the only code that talks to Redis (with `leases.lua`)
 accounts  licence and usage in Redis, over the connections of streams
 moves     where resumable sessions are, and their moves from node to node, over the same connections

@@ -174,7 +174,7 @@ class Accounts:
         def fill(pipe: Any) -> None:
             pipe.xlen(key)
             pipe.xrange(key, count=1)
-            pipe.time()
+            self._bus.clock(pipe, key)
 
         length, first, (seconds, _) = await self._bus.execute(fill)
         oldest_s = seconds - int(first[0][0].split(b"-")[0]) / 1000 if first else 0.0
@@ -202,7 +202,7 @@ class Accounts:
         opened = self._keys.usage_open()
 
         def fill(pipe: Any) -> None:
-            pipe.time()
+            self._bus.clock(pipe, opened)
             pipe.hvals(opened)
 
         (seconds, micros), values = await self._bus.execute(fill)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from wire.entries import SessionEvent, unpack_event
-from wire.errors import BusUnavailable, EntryError, StackError
+from wire.errors import EntryError, StackError
 from wire.keys import (
     FACTS_BEGIN,
     FACTS_CUT,
@@ -94,7 +94,6 @@ class Archive:
         self._bus = bus
         self._keys = bus.keys
         self._key = key
-        self._sha = ""
 
     @property
     def mark(self) -> str:
@@ -148,21 +147,11 @@ class Archive:
     async def _run(self, op: str, values: Sequence[tuple[str, bytes]]) -> list[Written]:
         if not values:
             return []
-        for _ in range(2):
-            if not self._sha:
-                [self._sha] = await self._bus.execute(lambda pipe: pipe.script_load(_LUA))
-            results = await self._bus.execute(
-                partial(self._fill, op, values), forgive=("No matching script",)
-            )
-            if None not in results:
-                return [Written(result) for result in results]
-            self._sha = ""  # a server that has lost the script refuses all calls alike
-        raise BusUnavailable("Redis keeps no scripts")
-
-    def _fill(self, op: str, values: Sequence[tuple[str, bytes]], pipe: Any) -> None:
-        for session, value in values:
-            keys = (self._keys.recording_log(session), self._keys.recording_facts(session))
-            pipe.evalsha(self._sha, len(keys), *keys, op, value)
+        calls = [
+            ((self._keys.recording_log(session), self._keys.recording_facts(session)), (op, value))
+            for session, value in values
+        ]
+        return [Written(result) for result in await self._bus.run_script(calls, _LUA)]
 
     # -------------------------------------------------------------------------------------------------------- reading
 
@@ -292,9 +281,9 @@ class Archive:
 
     async def forget_told(self, instance: str, age_s: float = TOLD_AGE_S) -> None:
         """Events that passed through a node's inbox, so long ago that it has read them, are gone from there."""
-        [(seconds, micros)] = await self._bus.execute(lambda pipe: pipe.time())
-        oldest = max(0, round(1000 * (seconds + micros / 1e6 - age_s)))
         key = self._keys.inbox(instance)
+        [(seconds, micros)] = await self._bus.execute(lambda pipe: self._bus.clock(pipe, key))
+        oldest = max(0, round(1000 * (seconds + micros / 1e6 - age_s)))
         await self._bus.execute(lambda pipe: pipe.xtrim(key, minid=oldest, approximate=False))
 
     # ------------------------------------------------------------------------------------------------ live sessions
@@ -315,13 +304,12 @@ class Archive:
                     raise NoRecording(f"no session {session} runs: it has ended, or there never was one")
                 return
             found = True
-            for _, entries in reply:
-                cursor = entries[-1][0]
-                for _, fields in entries:
-                    try:
-                        tell(unpack_event(fields[_ENTRY]))
-                    except (EntryError, KeyError):
-                        continue  # of another version
+            for entry, fields in reply:
+                cursor = entry
+                try:
+                    tell(unpack_event(fields[_ENTRY]))
+                except (EntryError, KeyError):
+                    continue  # of another version
             await pause()
 
 
@@ -338,7 +326,7 @@ def _range(key: bytes, first: str, pipe: Any) -> None:
 
 def _look(state: bytes, events: bytes, cursor: bytes, pipe: Any) -> None:
     pipe.exists(state)
-    pipe.xread({events: cursor}, count=100)
+    pipe.xrange(events, min=b"(" + cursor, count=100)
 
 
 def _number(value: bytes | None) -> int:

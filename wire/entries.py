@@ -36,6 +36,7 @@ class Kind(IntEnum):
     USAGE = 7
     LICENSE = 8
     TRUST = 9
+    SAVED = 10
 
 
 class Order(IntEnum):
@@ -50,7 +51,9 @@ class Order(IntEnum):
 class Event(IntEnum):
     """What a worker reports about a session."""
 
-    TAKEN = 1  # a worker holds the lease and is ready for audio
+    TAKEN = (
+        1  # a worker holds the lease and is ready for audio; `turn_order` is that of the turn it begins with
+    )
     MESSAGE = 2  # one server message for the client, ready to send
     DONE = 3  # everything up to TERMINATE was answered
     FAILED = 4  # the worker gave the session up; `text` is what the client may be told
@@ -130,13 +133,28 @@ AudioEntry = AudioFrame | Control
 
 
 @dataclass(frozen=True)
+class Saved:
+    """Tells the session's ingress that a checkpoint was written: `packed`, as it lies in Redis, by that generation."""
+
+    session: str
+    generation: int
+    packed: bytes
+
+
+@dataclass(frozen=True)
 class Lease:
-    """The right to serve a session. `checkpoint` is where the last holder stopped; None: from the beginning."""
+    """The right to serve a session. `checkpoint` is where the last holder stopped; None: from the beginning.
+
+    `generation` is higher than any before, also than those that Redis has forgotten: it leaps when a session is
+    restored.
+    `takes` counts how many holders the session has had since it was offered, this one included.
+    """
 
     offer_id: bytes
     offer: Offer
     generation: int
     checkpoint: Checkpoint | None
+    takes: int = 1
 
     @property
     def session(self) -> str:
@@ -250,6 +268,16 @@ def unpack_event(data: bytes) -> SessionEvent:
         _refuse(f"event {fields[3]}")
     fields[3] = Event(fields[3])
     return SessionEvent(*fields)
+
+
+def pack_saved(saved: Saved) -> bytes:
+    return _pack(Kind.SAVED, saved.session, saved.generation, saved.packed)
+
+
+def unpack_report(data: bytes) -> SessionEvent | Saved:
+    """What a worker tells an ingress. Raises EntryError."""
+    kind, fields = _unpack(data, Kind.EVENT, Kind.SAVED)
+    return unpack_event(data) if kind is Kind.EVENT else Saved(*_checked(fields, str, int, bytes))
 
 
 def pack_checkpoint(checkpoint: Checkpoint) -> bytes:

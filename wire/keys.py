@@ -10,7 +10,7 @@ session:{id}:state           hash    ingress, lease holder -> next holder       
 session:{id}:resume          hash    its ingress -> the next one                a resumable session; expires
 session:{id}:told            stream  its ingress -> the next one                messages told, by number; expires
 ingress:{instance}:inbox     stream  workers -> that ingress                    bounded length; expires
-ingress:{instance}:alive     string  that ingress -> workers                    seconds; else it has died
+ingress:{instance}:alive     hash    that ingress -> workers                    seconds; else it has died
 places:{holder}              zset    ingress -> every ingress                   a key's sessions, or all; expires
 license:status               string  licensing -> ingress, usage                seconds; a missing key admits nobody
 license:trust                string  licensing -> itself after a restart        expires long after any trust window
@@ -22,8 +22,8 @@ recordings                   zset    ingress -> replay: when each began         
 ticks:{service}              zset    arq's queue of a service (or of a process) expires without a service
 
 The keys of a session, and of its recording, carry its id as a hash tag (the braces are literal), so that one session
-lives in one slot of a Redis Cluster. All keys are bytes: replies come as bytes, and a cursor table keyed by `str` would
-never advance.
+lives in one slot of a Redis Cluster; a queue's name carries one, too, and so do the keys that arq makes of it. All keys
+are bytes: replies come as bytes, and a cursor table keyed by `str` would never advance.
 """
 
 from dataclasses import dataclass
@@ -50,6 +50,7 @@ FACTS_SEALED, FACTS_CUT = b"sealed", b"cut"
 STATE_OFFER = b"offer"
 STATE_INGRESS = b"ingress"
 STATE_GENERATION = b"generation"
+STATE_TAKES = b"takes"
 STATE_CHECKPOINT = b"checkpoint"
 
 #: Fields of `session:{id}:resume`: how many times the session has moved, the node it is on, and what that node knows.
@@ -120,7 +121,7 @@ class Keys:
         return self._key("recordings")
 
     def ticks(self, service: str) -> bytes:
-        return self._key("ticks", service)
+        return self._key("ticks", f"{{{service}}}")
 
     def everything(self) -> bytes:
         """A pattern for SCAN that finds every key of this namespace."""

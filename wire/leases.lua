@@ -5,15 +5,21 @@
 --     slept past its lease would take it back; the owner is compared first. Returns 1, or 0 for a lost lease.
 -- op "take"                             KEYS: session state             ARGV: op, ttl ms
 --     One more take of the session: its generation grows and fences every earlier holder. Returns
---     {offer, generation, checkpoint or ''}, or nil when the session is gone.
+--     {offer, generation, checkpoint or '', takes}, or nil when the session is gone.
 -- op "publish"                          KEYS: events, state, audio      ARGV: op, generation, ttl ms, log length,
 --                                       checkpoint or '', first audio id to keep or '', then sequence, event, ...
 --     Events, checkpoint and trim in one go, only for the holder of the newest generation.
 --     Returns the session's ingress, or 0 when a newer holder exists, or -1 when the session is gone.
--- op "append"                           KEYS: audio, once per entry    ARGV: op, log length, ttl s, then entry, 1 if the
---                                       log is to live so long from now on (else 0), ...
+-- op "touch"                            KEYS: state, audio, events      ARGV: op, ttl ms
+--     Keep the session's keys. Returns the number of the log's newest entry, 0 for none, or -1 when the session is gone.
+-- op "restore"                          KEYS: state, audio              ARGV: op, ttl ms, stamp, offer, ingress,
+--                                       generation, checkpoint or '', then audio id, entry, ...
+--     The session as its ingress knows it, in place of whatever Redis has kept of it; every holder is fenced. Done once
+--     for each stamp: one that comes late, over a connection that was given up, changes nothing. Returns 1.
+-- op "append"                           KEYS: audio, once per entry    ARGV: op, log length, ttl s, then entry, its id, 1 if
+--                                       the log is to live so long from now on (else 0), ...
 --     Entries of many sessions for the price of one command. Fails as a whole where Redis refuses one; what was appended
---     before stays, and is appended again with the next try: positions tell.
+--     before stays, and is not appended again with the next try, since it has the same id.
 -- op "enter" | "stay"                  KEYS: places of an API key or the licence  ARGV: op, session, ttl ms, most sessions
 --     A session's place among those its key may have at once. "enter" is refused when they are taken, "stay" never is:
 --     a session that runs goes on, also after Redis came back empty. The server's clock alone decides which places
@@ -31,6 +37,11 @@
 --     The session is over: its keys go soon, unless it has moved on. Returns 1, or 0.
 local op = ARGV[1]
 
+local function now_ms()
+  local time = redis.call("TIME")
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
 -- Never sooner than it would have anyway.
 local function outlive(key, ttl)
   if redis.call("PTTL", key) < tonumber(ttl) then redis.call("PEXPIRE", key, ttl) end
@@ -38,7 +49,11 @@ end
 
 if op == "renew" or op == "settle" or op == "give_back" then
   local stream, group, worker, id = KEYS[1], ARGV[2], ARGV[3], ARGV[4]
-  local pending = redis.call("XPENDING", stream, group, id, id, 1)
+  local pending = redis.pcall("XPENDING", stream, group, id, id, 1)
+  if pending.err then  -- Redis came back without the group: nobody holds anything
+    if string.find(pending.err, "NOGROUP") then return 0 end
+    return pending
+  end
   if #pending == 0 or pending[1][2] ~= worker then return 0 end
   if op == "renew" then
     redis.call("XCLAIM", stream, group, worker, 0, id, "JUSTID")
@@ -56,8 +71,9 @@ if op == "take" then
   local offer = redis.call("HGET", KEYS[1], "offer")
   if not offer then return nil end
   local generation = redis.call("HINCRBY", KEYS[1], "generation", 1)
+  local takes = redis.call("HINCRBY", KEYS[1], "takes", 1)
   outlive(KEYS[1], ARGV[2])
-  return {offer, generation, redis.call("HGET", KEYS[1], "checkpoint") or ""}
+  return {offer, generation, redis.call("HGET", KEYS[1], "checkpoint") or "", takes}
 end
 
 if op == "publish" then
@@ -68,7 +84,8 @@ if op == "publish" then
   if newest ~= generation then return 0 end
   for index = 7, #ARGV, 2 do
     -- Refused as "equal or smaller" when the holder publishes again because its first answer was lost: it is there.
-    redis.pcall("XADD", events, "MAXLEN", "~", length, generation .. "-" .. ARGV[index], "e", ARGV[index + 1])
+    local added = redis.pcall("XADD", events, "MAXLEN", "~", length, generation .. "-" .. ARGV[index], "e", ARGV[index + 1])
+    if added.err and not string.find(added.err, "equal or smaller") then return added end
   end
   if #ARGV > 7 then outlive(events, ttl) end
   if checkpoint ~= "" then redis.call("HSET", state, "checkpoint", checkpoint) end
@@ -86,7 +103,8 @@ if op == "keep" then
   if place ~= "" then redis.call("HSET", resume, "place", place) end
   local first_text = 10 + 2 * entries
   for index = 10, first_text - 1, 2 do
-    redis.call("XADD", audio, "MAXLEN", "~", ARGV[7], ARGV[index], "e", ARGV[index + 1])
+    local added = redis.pcall("XADD", audio, "MAXLEN", "~", ARGV[7], ARGV[index], "e", ARGV[index + 1])
+    if added.err and not string.find(added.err, "equal or smaller") then return added end
   end
   for index = first_text, #ARGV, 2 do
     -- Refused as "equal or smaller" when it was written before and the answer was lost.
@@ -116,18 +134,45 @@ if op == "release" then
   return 1
 end
 
+if op == "touch" then
+  local state, audio = KEYS[1], KEYS[2]
+  for _, key in ipairs(KEYS) do redis.call("PEXPIRE", key, ARGV[2]) end
+  if redis.call("EXISTS", state) == 0 then return -1 end
+  if redis.call("EXISTS", audio) == 0 then return 0 end
+  local info = redis.call("XINFO", "STREAM", audio)
+  for index = 1, #info, 2 do
+    if info[index] == "last-generated-id" then return tonumber(string.match(info[index + 1], "^%d+")) end
+  end
+end
+
+if op == "restore" then
+  local state, audio = KEYS[1], KEYS[2]
+  local ttl, stamp, offer, ingress, known, checkpoint = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+  if tonumber(redis.call("HGET", state, "restored") or "0") >= tonumber(stamp) then return 1 end
+  local newest = math.max(tonumber(redis.call("HGET", state, "generation") or "0"), tonumber(known))
+  redis.call("DEL", state, audio)
+  for index = 8, #ARGV, 2 do redis.call("XADD", audio, ARGV[index], "e", ARGV[index + 1]) end
+  if #ARGV > 7 then redis.call("PEXPIRE", audio, ttl) end
+  if checkpoint ~= "" then redis.call("HSET", state, "checkpoint", checkpoint) end
+  redis.call("HSET", state, "offer", offer, "ingress", ingress, "takes", 1)
+  redis.call("HSET", state, "generation", newest + 1000, "restored", stamp)  -- also above takes that were forgotten
+  redis.call("PEXPIRE", state, ttl)
+  return 1
+end
+
 if op == "append" then
   for number, audio in ipairs(KEYS) do
-    redis.call("XADD", audio, "MAXLEN", "~", ARGV[2], "*", "e", ARGV[2 * number + 2])
-    if ARGV[2 * number + 3] == "1" then redis.call("EXPIRE", audio, ARGV[3]) end
+    local place = 3 * number + 1
+    local added = redis.pcall("XADD", audio, "MAXLEN", "~", ARGV[2], ARGV[place + 1], "e", ARGV[place])
+    if added.err and not string.find(added.err, "equal or smaller") then return added end
+    if ARGV[place + 2] == "1" then redis.call("EXPIRE", audio, ARGV[3]) end
   end
   return #KEYS
 end
 
 if op == "enter" or op == "stay" then
   local places, session, ttl = KEYS[1], ARGV[2], tonumber(ARGV[3])
-  local time = redis.call("TIME")
-  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  local now = now_ms()
   redis.call("ZREMRANGEBYSCORE", places, "-inf", now)
   if op == "enter" and redis.call("ZCARD", places) >= tonumber(ARGV[4])
     and not redis.call("ZSCORE", places, session) then return 0 end

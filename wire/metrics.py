@@ -58,6 +58,15 @@ CLIENT_ERRORS = _counter("client_errors_total", "Error messages sent to clients,
 PENDING_BYTES = _gauge(
     "pending_bytes", "Audio received from clients and not yet appended to Redis, in bytes."
 )
+HELD_BYTES = _gauge(
+    "held_bytes",
+    "Audio held since the sessions' last checkpoints, to be written again if Redis loses it, in bytes.",
+)
+SESSIONS_RESTORED = _counter(
+    "sessions_restored_total",
+    "Sessions written anew after Redis had lost something of them; gone: too much of it was not held any more.",
+    "outcome",
+)
 WEBHOOKS_PENDING = _gauge("webhooks_pending", "Webhooks that wait to be delivered or are under way.")
 WEBHOOKS_TOTAL = _counter("webhooks_total", "Webhooks that have come to an end, by how.", "outcome")
 

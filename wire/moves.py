@@ -15,10 +15,27 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from wire.entries import AudioEntry, Event, SessionEvent, pack_audio, pack_event, unpack_event
+from wire.entries import (
+    AudioEntry,
+    Event,
+    SessionEvent,
+    pack_audio,
+    pack_event,
+    unpack_audio,
+    unpack_event,
+)
 from wire.errors import EntryError
-from wire.keys import RESUME_MOVES, RESUME_PLACE, RESUME_WHO
-from wire.streams import AUDIO_LOG_ENTRIES, FORGOTTEN_TTL_S, INBOX_ENTRIES, INBOX_TTL_S, Bus, following
+from wire.keys import RESUME_MOVES, RESUME_PLACE, RESUME_WHO, STATE_CHECKPOINT, STATE_GENERATION
+from wire.streams import (
+    AUDIO_LOG_ENTRIES,
+    FORGOTTEN_TTL_S,
+    INBOX_ENTRIES,
+    INBOX_TTL_S,
+    Bus,
+    entry_id,
+    following,
+    number_of,
+)
 
 #: Most messages kept that a session was told (approximately): some minutes of news.
 TOLD_ENTRIES = 1_000
@@ -29,7 +46,8 @@ _ENTRY = b"e"
 @dataclass(frozen=True)
 class Keeping:
     """What a node has done for one session since it last told. `who` and `place` are JSON, "" for no news of them;
-    `told` are messages by their numbers; `ttl_s`: how long to keep all without a sign of the node.
+    `entries` of the audio log and messages `told` come with their numbers; `ttl_s`: how long to keep all without a sign
+    of the node.
     """
 
     session: str
@@ -38,7 +56,7 @@ class Keeping:
     ttl_s: float
     who: str = field(default="", repr=False)
     place: str = ""
-    entries: Sequence[AudioEntry] = ()
+    entries: Sequence[tuple[int, AudioEntry]] = ()
     told: Sequence[tuple[int, str]] = ()
 
 
@@ -49,6 +67,18 @@ class Kept:
     moves: int
     who: str = field(repr=False)
     place: str
+
+
+@dataclass(frozen=True)
+class Logged:
+    """A session's audio log, its entries with their numbers, and its last checkpoint, packed, b"" for none.
+
+    `generation` is that of its holder, by whom the checkpoint may be.
+    """
+
+    generation: int
+    checkpoint: bytes
+    entries: Sequence[tuple[int, AudioEntry]]
 
 
 class Moves:
@@ -64,7 +94,7 @@ class Moves:
         """Write them in one round trip. Returns the sessions that have moved on, of which nothing was written, and
         those of which Redis has lost `who`.
         """
-        results = await self._bus.run_leases([self._keep_call(keeping) for keeping in keepings])
+        results = await self._bus.run_script([self._keep_call(keeping) for keeping in keepings])
         named = [(keeping.session, result) for keeping, result in zip(keepings, results, strict=True)]
         return [name for name, result in named if result == 0], [
             name for name, result in named if result == 2
@@ -82,8 +112,8 @@ class Moves:
             keeping.place,
         ]
         arguments += (AUDIO_LOG_ENTRIES, TOLD_ENTRIES, len(keeping.entries))
-        for entry in keeping.entries:
-            arguments += ("*", pack_audio(entry))
+        for number, entry in keeping.entries:
+            arguments += (entry_id(number), pack_audio(entry))
         for number, text in keeping.told:
             arguments += (number, text)
         return keys, arguments
@@ -107,7 +137,7 @@ class Moves:
         for session, moves in sessions.items():
             resume, _, *others = self._all_keys(session)
             calls.append(((resume, *others), ("release", moves, _ms(FORGOTTEN_TTL_S))))
-        results = await self._bus.run_leases(calls)
+        results = await self._bus.run_script(calls)
         return [session for session, result in zip(sessions, results, strict=True) if result == 0]
 
     def _all_keys(self, session: str) -> list[bytes]:
@@ -129,7 +159,7 @@ class Moves:
         change any more, and the node before; None if it has moved, or ended.
         """
         keys = (self._keys.resume(session), self._keys.state(session))
-        [result] = await self._bus.run_leases([(keys, ("move", moves, _ms(ttl_s), node))])
+        [result] = await self._bus.run_script([(keys, ("move", moves, _ms(ttl_s), node))])
         if not result:
             return None
         place, before = result
@@ -159,12 +189,30 @@ class Moves:
 
         await self._bus.execute(fill)
 
+    async def log(self, session: str) -> Logged:
+        """What Redis holds of the session for who takes it over: for the node that has it now."""
+        state, audio = self._keys.state(session), self._keys.audio(session)
+
+        def fill(pipe: Any) -> None:
+            pipe.hget(state, STATE_CHECKPOINT)
+            pipe.hget(state, STATE_GENERATION)
+            pipe.xrange(audio)
+
+        checkpoint, generation, entries = await self._bus.execute(fill)
+        read = [(number_of(entry), unpack_audio(fields[_ENTRY])) for entry, fields in entries]
+        return Logged(int(generation or 0), checkpoint or b"", read)
+
     # --------------------------------------------------------------------------------------------------- who is alive
 
     async def beat(self, node: str, ttl_s: float) -> None:
         """This node lives; without another word in so long it has died."""
         key = self._keys.alive(node)
-        await self._bus.execute(lambda pipe: pipe.set(key, b"1", px=_ms(ttl_s)))
+
+        def fill(pipe: Any) -> None:
+            pipe.hset(key, mapping={b"alive": 1})  # by nodes that may not SET (`wire/acl.py`)
+            pipe.pexpire(key, _ms(ttl_s))
+
+        await self._bus.execute(fill)
 
     async def living(self, nodes: Sequence[str]) -> list[bool]:
         """Whether each of these nodes has told lately that it lives."""

@@ -33,7 +33,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from wire import metrics
+from wire import metrics, servers
 from wire.errors import GaveUp, LicenseError, SettingsError, WeightsError
 
 if TYPE_CHECKING:
@@ -61,7 +61,11 @@ class ServiceSettings(BaseSettings):
         frozen=True, extra="forbid", env_ignore_empty=True, validate_default=True, hide_input_in_errors=True
     )
 
-    redis_url: str = Field("redis://localhost:6379/0", description="Redis server that the processes share.")
+    redis_url: str = Field(
+        "redis://localhost:6379/0",
+        description="Redis that the processes share: redis://, rediss:// or "
+        "unix:// for one server, redis+sentinel://HOST:PORT,HOST:PORT/SERVICE, or redis+cluster://HOST:PORT,HOST:PORT.",
+    )
     namespace: str = Field(
         "steno", min_length=1, description="First part of every Redis key, so that stacks can share a server."
     )
@@ -83,8 +87,7 @@ class ServiceSettings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis_url(cls, value: str) -> str:
-        if not value.startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("should begin with redis://, rediss:// or unix://")
+        servers.parse(value)
         return value
 
     @field_validator("logging_level", mode="before")

@@ -12,6 +12,7 @@ Every method raises BusUnavailable when Redis cannot be reached; nothing is retr
 """
 
 import asyncio
+import hashlib
 import time
 from collections.abc import (
     AsyncIterator,
@@ -25,24 +26,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import redis.asyncio as redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import (
+    ClusterError,
     ConnectionError,
     NoScriptError,
     ReadOnlyError,
+    RedisClusterException,
     RedisError,
     ResponseError,
     TimeoutError,
 )
 
+from wire import servers
 from wire.entries import (
     AudioEntry,
     AudioFrame,
     Lease,
     Offer,
     Publication,
+    Saved,
     SessionEvent,
     WorkerLoad,
     pack_audio,
@@ -50,11 +52,12 @@ from wire.entries import (
     pack_event,
     pack_load,
     pack_offer,
+    pack_saved,
     unpack_audio,
     unpack_checkpoint,
-    unpack_event,
     unpack_load,
     unpack_offer,
+    unpack_report,
 )
 from wire.errors import BusUnavailable, EntryError
 from wire.keys import STATE_INGRESS, STATE_OFFER, WORKERS_GROUP, Keys
@@ -80,10 +83,14 @@ READ_ENTRIES = 128
 #: Connections of one process for commands; whoever finds them all busy waits for one, as a thousand offers at once do.
 MAX_CONNECTIONS = 16
 
+#: Errors of the library that mean that what was asked was not done, or perhaps not; the others are answers.
+_UNREACHABLE = (ConnectionError, TimeoutError, ReadOnlyError, ClusterError, RedisClusterException)
+
 #: The one field of every stream entry.
 _ENTRY = b"e"
 _FROM_START = b"0-0"
 _LUA = Path(__file__).with_name("leases.lua").read_text()
+_SHA = hashlib.sha1(_LUA.encode(), usedforsecurity=False).hexdigest()
 
 
 @dataclass
@@ -102,7 +109,11 @@ def _reaching_redis() -> Iterator[None]:
     missed: Exception | None = None
     try:
         yield
-    except (ConnectionError, TimeoutError, ReadOnlyError, OSError) as error:
+    except (*_UNREACHABLE, ResponseError, OSError) as error:  # also full, loading
+        missed = error
+    except (RuntimeError, AttributeError) as error:
+        if not servers.is_lost(error):
+            raise
         missed = error
     if task and task.cancelling() > cancelled:
         # redis-py sends through `wait_for`, which in Python 3.11 forgets a cancellation that meets the end of the
@@ -110,6 +121,30 @@ def _reaching_redis() -> Iterator[None]:
         raise asyncio.CancelledError
     if missed is not None:
         raise BusUnavailable(f"Redis cannot be reached: {missed}") from missed
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """What `Bus.restore` writes: the session's offer and its id so far, the newest generation that is known, the packed
+    checkpoint (b"" for none) and all entries since. One whose `stamp` is not above an earlier one's changes nothing.
+    """
+
+    offer: Offer
+    offer_id: bytes
+    generation: int
+    checkpoint: bytes
+    entries: Sequence[tuple[int, AudioEntry]]
+    stamp: int
+
+
+def entry_id(number: int) -> str:
+    """The stream id of a session's `number`-th entry."""
+    return f"{number}-0"
+
+
+def number_of(entry_id: bytes) -> int:
+    """The number of the entry with this id; 0 for the id before the first."""
+    return int(entry_id.partition(b"-")[0])
 
 
 def following(entry_id: str) -> str:
@@ -123,38 +158,50 @@ class Bus:
 
     def __init__(self, url: str, keys: Keys, timeout_s: float = 5.0) -> None:
         self.keys = keys
-        self._url = url
+        self._servers = servers.parse(url)
         self._timeout_s = timeout_s
         self._redis = self._connect(timeout_s)
         self._blocking: list[Any] = []
-        self._script = self._redis.register_script(_LUA)
         self._taking: Any = None
 
-    def _connect(self, timeout_s: float) -> Any:  # redis-py's types know no keys of bytes
-        pool = redis.BlockingConnectionPool.from_url(
-            self._url,
-            max_connections=MAX_CONNECTIONS,
-            timeout=self._timeout_s,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=self._timeout_s,
-            retry=Retry(NoBackoff(), 0),
-        )
-        return redis.Redis.from_pool(pool)
+    def _connect(self, timeout_s: float) -> Any:
+        return servers.connect(self._servers, timeout_s, self._timeout_s, MAX_CONNECTIONS)
 
     def _connect_blocking(self, block_ms: int) -> Any:
         client = self._connect(block_ms / 1000 + self._timeout_s)
         self._blocking.append(client)
         return client
 
+    async def _ask_owner(self, client: Any, key: bytes, words: Sequence[Any]) -> Any:
+        """A command whose keys the library does not find by itself: in a cluster it would ask a node where they are,
+        and go on asking the same one when that is dead.
+        """
+        if not self._servers.is_cluster:
+            return await client.execute_command(*words)
+        await client.initialize()
+        return await client.execute_command(*words, target_nodes=[client.get_node_from_key(key)])
+
     async def ping(self) -> None:
         """Raises BusUnavailable."""
         with _reaching_redis():
             await self._redis.ping()
 
+    async def incarnation(self) -> str:
+        """Which server answers: another name after a restart or a failover, when it may have forgotten last writes.
+
+        Raises BusUnavailable.
+        """
+        with _reaching_redis():
+            if not self._servers.is_cluster:
+                return str((await self._redis.info("server"))["run_id"])
+            await self._redis.initialize()
+            masters = sorted(self._redis.get_primaries(), key=lambda node: str(node.name))
+            found = [await self._redis.info("server", target_nodes=[node]) for node in masters]
+            return " ".join(str(server["run_id"]) for server in found)
+
     async def close(self) -> None:
         for client in (*self._blocking, self._redis):
-            await client.aclose()
-            await client.connection_pool.disconnect()
+            await servers.close(client)
 
     async def execute(self, fill: Callable[[Any], object], forgive: Sequence[str] = ()) -> list[Any]:
         """Run the commands that `fill` puts into a pipeline, for `wire/accounts.py`; their results in order.
@@ -162,6 +209,9 @@ class Bus:
         An error of Redis whose text holds one of `forgive` comes back as None, any other is BusUnavailable.
         """
         pipeline = self._redis.pipeline(transaction=False)
+        if self._servers.is_cluster:
+            with _reaching_redis():
+                await self._redis.initialize()
         fill(pipeline)
         results = await self._execute(pipeline)
         for place, result in enumerate(results):
@@ -171,39 +221,45 @@ class Bus:
                 results[place] = None
         return results
 
-    async def run_leases(self, calls: Sequence[tuple[Sequence[bytes], Sequence[Any]]]) -> list[Any]:
-        """`leases.lua` once per call, for `wire/moves.py`. Any error of Redis is BusUnavailable."""
-        try:
-            return await self._run_script(calls)
-        except RedisError as error:
-            raise BusUnavailable(f"Redis refused a command: {error}") from error
+    def clock(self, pipeline: Any, key: bytes) -> None:
+        """Into a pipeline for `execute`: the time of the server that holds `key`, as (seconds, microseconds)."""
+        if self._servers.is_cluster:
+            pipeline.execute_command("TIME", target_nodes=[self._redis.get_node_from_key(key)])
+        else:
+            pipeline.time()
 
     async def _execute(self, pipeline: Any) -> list[Any]:
         """Run a pipeline; errors of single commands come back as values."""
         with _reaching_redis():
             results: list[Any] = await pipeline.execute(raise_on_error=False)
         for result in results:
-            if isinstance(result, (ConnectionError, TimeoutError, ReadOnlyError)):
+            if isinstance(result, _UNREACHABLE):
                 raise BusUnavailable(f"Redis cannot be reached: {result}")
         return results
 
-    async def _run_script(self, calls: Sequence[tuple[Sequence[bytes], Sequence[Any]]]) -> list[Any]:
-        """`leases.lua` once per call, in one round trip; loads the script when the server has lost it."""
+    async def run_script(
+        self, calls: Sequence[tuple[Sequence[bytes], Sequence[Any]]], lua: str = _LUA
+    ) -> list[Any]:
+        """A script once per call, in one round trip; loads it where the server has lost it. Results in order.
+
+        A call's keys must be of one slot in a cluster. Raises BusUnavailable, also where the script fails.
+        """
         if not calls:
             return []
+        sha = hashlib.sha1(lua.encode(), usedforsecurity=False).hexdigest() if lua is not _LUA else _SHA
         for _ in range(2):
             pipeline = self._redis.pipeline(transaction=False)
             for keys, arguments in calls:
-                pipeline.evalsha(self._script.sha, len(keys), *keys, *arguments)
+                pipeline.execute_command("EVALSHA", sha, len(keys), *keys, *arguments)
             results = await self._execute(pipeline)
-            # A server without the script refuses all calls of the pipeline alike, so running all again is safe.
+            # What ran before a node without the script refused runs twice: each script is written for that.
             if not any(isinstance(result, NoScriptError) for result in results):
                 break
             with _reaching_redis():
-                await self._redis.script_load(_LUA)
+                await self._redis.script_load(lua)
         for result in results:
             if isinstance(result, RedisError):
-                raise result
+                raise BusUnavailable(f"Redis refused a script: {result}")
         return results
 
     # ---------------------------------------------------------------------------------------------- ingress side
@@ -238,33 +294,61 @@ class Bus:
         pipeline.delete(self.keys.audio(offer.session), self.keys.events(offer.session))
         await self._execute(pipeline)
 
-    async def append(self, entries: Sequence[tuple[str, AudioEntry]]) -> None:
-        """Append to the audio logs of any number of sessions, in order, in one round trip."""
-        keys: list[bytes] = []
-        arguments: list[Any] = ["append", AUDIO_LOG_ENTRIES, SESSION_TTL_S]
-        for session, entry in entries:
+    async def append(self, entries: Sequence[tuple[str, int, AudioEntry]]) -> None:
+        """Append to the audio logs of any number of sessions, in order, in one round trip.
+
+        Each entry comes with its number in its session, from 1 on. One that is there already is not written again.
+        """
+        calls: dict[str, tuple[list[bytes], list[Any]]] = {}
+        for session, number, entry in entries:
+            # One call for all; in a cluster one for each session, since a script may touch one slot only.
+            call = session if self._servers.is_cluster else ""
+            keys, arguments = calls.setdefault(call, ([], ["append", AUDIO_LOG_ENTRIES, SESSION_TTL_S]))
             keys.append(self.keys.audio(session))
             # A fresh log must not outlive an ingress that dies young.
-            lives = entry.position == 0 or not isinstance(entry, AudioFrame)
-            arguments += (pack_audio(entry), 1 if lives else 0)
-        if not keys:
-            return
-        try:
-            await self._run_script([(keys, arguments)])
-        except RedisError as error:
-            raise BusUnavailable(f"Redis refused audio: {error}") from error
+            lives = number == 1 or not isinstance(entry, AudioFrame)
+            arguments += (pack_audio(entry), entry_id(number), 1 if lives else 0)
+        await self.run_script(list(calls.values()))
 
-    async def touch(self, sessions: Sequence[str]) -> list[str]:
+    async def touch(self, sessions: Mapping[str, int]) -> list[str]:
         """Keep the sessions' keys alive for SESSION_TTL_S more; call every TOUCH_S.
 
-        Returns the sessions whose state is gone (a Redis that came back empty): no worker can serve them any more.
+        Given is each session's newest entry that was appended. Returns the sessions of which Redis has lost something
+        that shows: their state, or entries. Nobody can serve them as they are: `restore` them.
         """
+        found = await self.run_script(
+            [
+                (
+                    (self.keys.state(session), self.keys.audio(session), self.keys.events(session)),
+                    ("touch", SESSION_TTL_S * 1000),
+                )
+                for session in sessions
+            ]
+        )
+        return [name for (name, number), last in zip(sessions.items(), found, strict=True) if last < number]
+
+    async def restore(self, lost: Restoration) -> bytes:
+        """Write a session anew as its ingress knows it, and offer it anew; the new offer's id.
+
+        Whoever holds the session has lost it, and whoever takes it goes on from the checkpoint.
+        """
+        offer, packed = lost.offer, pack_offer(lost.offer)
+        arguments: list[Any] = ["restore", SESSION_TTL_S * 1000, lost.stamp, packed, offer.ingress]
+        arguments += (lost.generation, lost.checkpoint)
+        for number, entry in lost.entries:
+            arguments += (entry_id(number), pack_audio(entry))
+        keys = (self.keys.state(offer.session), self.keys.audio(offer.session))
+        await self.run_script([(keys, arguments)])
+        offers = self.keys.offers(offer.pool)
         pipeline = self._redis.pipeline(transaction=False)
-        for session in sessions:
-            for key in (self.keys.state(session), self.keys.audio(session), self.keys.events(session)):
-                pipeline.expire(key, SESSION_TTL_S)
-        alive = (await self._execute(pipeline))[::3]
-        return [session for session, found in zip(sessions, alive, strict=True) if found == 0]
+        pipeline.xack(offers, WORKERS_GROUP, lost.offer_id)
+        pipeline.xdel(offers, lost.offer_id)
+        pipeline.xadd(offers, {_ENTRY: packed}, maxlen=OFFER_ENTRIES)
+        pipeline.expire(offers, POOL_TTL_S)
+        results = await self._execute(pipeline)
+        if isinstance(results[2], RedisError):
+            raise BusUnavailable(f"Redis refused an offer: {results[2]}")
+        return bytes(results[2])
 
     async def forget(self, sessions: Sequence[str]) -> None:
         """The sessions are over: let their keys expire soon."""
@@ -280,20 +364,17 @@ class Bus:
         Taking one twice is taking it once. It is free again after PLACE_TTL_S unless it is kept.
         """
         call = ("enter", session, PLACE_TTL_S * 1000, most)
-        (taken,) = await self._run_script([((self.keys.places(holder),), call)])
+        (taken,) = await self.run_script([((self.keys.places(holder),), call)])
         return bool(taken)
 
     async def keep_places(self, places: Sequence[tuple[str, str]]) -> None:
         """Keep the places of these sessions, as (holder, session), for PLACE_TTL_S more; call every TOUCH_S."""
-        try:
-            await self._run_script(
-                [
-                    ((self.keys.places(holder),), ("stay", session, PLACE_TTL_S * 1000))
-                    for holder, session in places
-                ]
-            )
-        except RedisError as error:  # a full server: the places may end, the sessions do not
-            raise BusUnavailable(f"Redis refused to keep places: {error}") from error
+        await self.run_script(
+            [
+                ((self.keys.places(holder),), ("stay", session, PLACE_TTL_S * 1000))
+                for holder, session in places
+            ]
+        )
 
     async def free_place(self, holder: str, session: str) -> None:
         """The session is over."""
@@ -302,20 +383,21 @@ class Bus:
 
     async def inbox(
         self, instance: str, block_ms: int = 1000, lost: Callable[[BusUnavailable], None] | None = None
-    ) -> AsyncIterator[list[SessionEvent]]:
+    ) -> AsyncIterator[list[SessionEvent | Saved]]:
         """Events for one ingress node, for ever; survives a lost Redis, and tells `lost` of each failed try."""
         key, cursor, pause_s = self.keys.inbox(instance), _FROM_START, 0.05
         client = self._connect_blocking(block_ms)
         while True:
             try:
                 with _reaching_redis():
-                    reply = await client.xread({key: cursor}, count=1000, block=block_ms)
+                    words = ("XREAD", "COUNT", 1000, "BLOCK", block_ms, "STREAMS", key, cursor)
+                    reply = await self._ask_owner(client, key, words)
                 pause_s = 0.05
             except BusUnavailable as error:
                 if lost is not None:
                     lost(error)
                 await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, 2.0)
+                pause_s = min(2 * pause_s, 0.5)
                 continue
             for _, entries in reply:
                 cursor = entries[-1][0]
@@ -339,9 +421,9 @@ class Bus:
             self._taking = self._connect_blocking(block_ms)
         with _reaching_redis():
             try:
-                reply = await self._taking.xreadgroup(
-                    WORKERS_GROUP, worker, {self.keys.offers(pool): ">"}, count=count, block=block_ms
-                )
+                key, group = self.keys.offers(pool), ("GROUP", WORKERS_GROUP, worker)
+                words = ("XREADGROUP", *group, "COUNT", count, "BLOCK", block_ms, "STREAMS", key, ">")
+                reply = await self._ask_owner(self._taking, key, words)
             except ResponseError as error:
                 if "NOGROUP" not in str(error):
                     raise
@@ -353,15 +435,21 @@ class Bus:
         """Take at most `count` sessions whose holder has not renewed for `lease_ms`, or gave them back."""
         with _reaching_redis():
             try:
-                reply = await self._redis.xautoclaim(
-                    self.keys.offers(pool), WORKERS_GROUP, worker, min_idle_time=lease_ms, count=count
+                # Not XAUTOCLAIM: to fill one free slot it looks at ten leases only, always the oldest.
+                offers = self.keys.offers(pool)
+                silent = await self._redis.xpending_range(
+                    offers, WORKERS_GROUP, min="-", max="+", count=count, idle=lease_ms
+                )
+                ids = [lease["message_id"] for lease in silent]
+                claimed = (
+                    await self._redis.xclaim(offers, WORKERS_GROUP, worker, lease_ms, ids) if ids else []
                 )
             except ResponseError as error:
                 if "NOGROUP" not in str(error):
                     raise
                 await self.join(pool)
                 return []
-        return await self._lease(pool, worker, [entry for entry in reply[1] if entry[0] is not None])
+        return await self._lease(pool, worker, [entry for entry in claimed if entry[0] is not None])
 
     async def _lease(self, pool: str, worker: str, entries: Sequence[tuple[bytes, Any]]) -> list[Lease]:
         readable: list[tuple[bytes, Offer]] = []
@@ -371,7 +459,7 @@ class Bus:
                 readable.append((offer_id, unpack_offer(fields[_ENTRY])))
             except (EntryError, KeyError, TypeError):
                 dead.append(offer_id)
-        results = await self._run_script(
+        results = await self.run_script(
             [((self.keys.state(offer.session),), ("take", SESSION_TTL_S * 1000)) for _, offer in readable]
         )
         leases: list[Lease] = []
@@ -379,20 +467,20 @@ class Bus:
             if result is None:
                 dead.append(offer_id)
                 continue
-            packed, generation, checkpoint = result
+            packed, generation, checkpoint, takes = result
             try:
                 offer, saved = unpack_offer(packed), unpack_checkpoint(checkpoint) if checkpoint else None
             except (
                 EntryError
             ):  # written by another version: without parameters the worker will end the session
                 offer, saved = replace(offered, params={}), None
-            leases.append(Lease(offer_id, offer, int(generation), saved))
+            leases.append(Lease(offer_id, offer, int(generation), saved, int(takes)))
         await self._own("settle", pool, worker, dead)
         return leases
 
     async def _own(self, op: str, pool: str, worker: str, offer_ids: Sequence[bytes]) -> list[bool]:
         offers = self.keys.offers(pool)
-        results = await self._run_script(
+        results = await self.run_script(
             [((offers,), (op, WORKERS_GROUP, worker, offer)) for offer in offer_ids]
         )
         return [result == 1 for result in results]
@@ -418,35 +506,46 @@ class Bus:
         await self._own("give_back", pool, worker, [lease.offer_id for lease in leases])
 
     async def read(self, cursors: Mapping[str, bytes]) -> dict[str, Logged]:
-        """New audio entries after each session's cursor, one round trip for all; sessions without news are left out."""
+        """New audio entries after each session's cursor, one round trip for all; sessions without news are left out.
+
+        Entries follow one another without a gap: where one is missing, reading waits until ingress has written it.
+        """
         if not cursors:
             return {}
-        sessions = {self.keys.audio(session): session for session in cursors}
-        with _reaching_redis():
-            reply = await self._redis.xread(
-                {key: cursors[session] for key, session in sessions.items()}, count=READ_ENTRIES
-            )
         found: dict[str, Logged] = {}
-        for key, entries in reply:
-            logged = found[sessions[key]] = Logged(entries[-1][0])
-            for entry_id, fields in entries:
-                try:
-                    logged.entries.append((entry_id, unpack_audio(fields[_ENTRY])))
-                except (EntryError, KeyError):
-                    logged.refused += 1
+        for session, entries in await self._read_logs(cursors):
+            if (logged := _following_entries(cursors[session], entries)).cursor != cursors[session]:
+                found[session] = logged
         return found
+
+    async def _read_logs(self, cursors: Mapping[str, bytes]) -> list[tuple[str, Any]]:
+        """In a cluster each session is read by itself: a command may touch one slot only. Still one round trip."""
+        sessions = {self.keys.audio(session): session for session in cursors}
+        if not self._servers.is_cluster:
+            with _reaching_redis():
+                wanted = {key: cursors[session] for key, session in sessions.items()}
+                reply = await self._redis.xread(wanted, count=READ_ENTRIES)
+            return [(sessions[key], entries) for key, entries in reply]
+        pipeline = self._redis.pipeline(transaction=False)
+        for key, session in sessions.items():
+            pipeline.xrange(key, min=b"(" + cursors[session], count=READ_ENTRIES)
+        logs = zip(sessions.values(), await self._execute(pipeline), strict=True)
+        return [(session, entries) for session, entries in logs if isinstance(entries, list)]
 
     async def publish(self, publications: Sequence[Publication]) -> list[Lease]:
         """Write events, checkpoints and trims, then tell the ingress nodes. Returns leases that are lost.
 
         A session whose generation has moved on, or whose state is gone, gets nothing written.
         """
-        results = await self._run_script([self._publish_call(item) for item in publications])
+        results = await self.run_script([self._publish_call(item) for item in publications])
         inboxes: dict[str, list[bytes]] = {}
         for publication, result in zip(publications, results, strict=True):
             if isinstance(result, bytes):  # where the session is now: it may have moved to another node
                 inbox = inboxes.setdefault(result.decode() or publication.lease.offer.ingress, [])
                 inbox.extend(pack_event(event) for event in publication.events)
+                if (saved := publication.checkpoint) is not None:
+                    lease = publication.lease
+                    inbox.append(pack_saved(Saved(lease.session, lease.generation, pack_checkpoint(saved))))
         pipeline = self._redis.pipeline(transaction=False)
         for instance, events in inboxes.items():
             if events:
@@ -454,7 +553,9 @@ class Bus:
                 numbered = {str(number): event for number, event in enumerate(events)}
                 pipeline.xadd(key, numbered, maxlen=INBOX_ENTRIES)
                 pipeline.expire(key, INBOX_TTL_S)
-        await self._execute(pipeline)
+        for told in await self._execute(pipeline):
+            if isinstance(told, RedisError):  # published again, it is told again
+                raise BusUnavailable(f"Redis refused events: {told}")
         return [item.lease for item, result in zip(publications, results, strict=True) if result in (0, -1)]
 
     def _publish_call(self, publication: Publication) -> tuple[Sequence[bytes], Sequence[Any]]:
@@ -522,9 +623,24 @@ def _made(results: Sequence[Any]) -> bytes | Exception:
     return errors[0] if errors else bytes(results[2])
 
 
-def _events(fields: Mapping[bytes, bytes]) -> Iterator[SessionEvent]:
+def _following_entries(cursor: bytes, entries: Sequence[tuple[bytes, Any]]) -> Logged:
+    """Those that come next after the cursor, up to the first gap."""
+    logged, number = Logged(cursor), number_of(cursor)
+    for entry, fields in entries:
+        number += 1
+        if number_of(entry) != number:
+            break
+        logged.cursor = entry
+        try:
+            logged.entries.append((entry, unpack_audio(fields[_ENTRY])))
+        except (EntryError, KeyError):
+            logged.refused += 1
+    return logged
+
+
+def _events(fields: Mapping[bytes, bytes]) -> Iterator[SessionEvent | Saved]:
     for packed in fields.values():
         try:
-            yield unpack_event(packed)
+            yield unpack_report(packed)
         except EntryError:
             continue  # a peer of another version; its session times out by itself

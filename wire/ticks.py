@@ -13,10 +13,12 @@ from typing import Any
 
 from arq import cron
 from arq.connections import ArqRedis
+from arq.constants import in_progress_key_prefix, job_key_prefix, retry_key_prefix
 from arq.worker import Worker
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from wire.entries import pack_job, unpack_job
+from wire.servers import close, is_lost, parse, pool_for
 from wire.tasks import end
 
 logger = logging.getLogger(__name__)
@@ -45,7 +47,9 @@ async def every_second(
     while not drain.is_set():
         try:
             await _work(redis_url, queue.decode(), call, drain)
-        except (RedisError, OSError, TimeoutError) as error:
+        except (RedisError, RedisClusterException, OSError, TimeoutError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not is_lost(error):
+                raise
             missed(error)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_PAUSE_S):
@@ -58,6 +62,38 @@ class _Worker(Worker):
     async def heart_beat(self) -> None:
         await super().heart_beat()  # adds the next second to the queue
         await self.pool.expire(self.queue_name, QUEUE_TTL_S)
+
+    async def finish_job(
+        self,
+        job_id: str,
+        finish: bool,
+        result_data: bytes | None,  # noqa: ARG002 arq passes it; our jobs have no results
+        result_timeout_s: float | None,  # noqa: ARG002
+        keep_result_forever: bool,  # noqa: ARG002
+        incr_score: int | None,
+        keep_in_progress: float | None,
+    ) -> None:
+        """As arq's, but for its list of aborted jobs: a key without a name, in another slot of a cluster than ours."""
+        async with self.pool.pipeline(transaction=True) as pipe:
+            running = in_progress_key_prefix + job_id
+            if keep_in_progress is None:
+                pipe.delete(running)
+            else:
+                pipe.pexpire(running, round(1000 * keep_in_progress))
+            if finish:
+                pipe.delete(retry_key_prefix + job_id, job_key_prefix + job_id)
+                pipe.zrem(self.queue_name, job_id)
+            elif incr_score:
+                pipe.zincrby(self.queue_name, incr_score, job_id)
+            await pipe.execute()
+
+    async def finish_failed_job(self, job_id: str, result_data: bytes | None) -> None:  # noqa: ARG002
+        async with self.pool.pipeline(transaction=True) as pipe:
+            pipe.delete(
+                *(prefix + job_id for prefix in (retry_key_prefix, in_progress_key_prefix, job_key_prefix))
+            )
+            pipe.zrem(self.queue_name, job_id)
+            await pipe.execute()
 
 
 async def _work(
@@ -76,7 +112,8 @@ async def _work(
             except Exception as error:  # noqa: BLE001 arq would only log it; it belongs to the service
                 failed.set_exception(error)
 
-    redis = ArqRedis.from_url(redis_url, socket_connect_timeout=2, socket_timeout=5)
+    # In a cluster, all keys of a queue are in one slot (its name has a hash tag), so one server is all that arq needs.
+    redis = ArqRedis(connection_pool=await pool_for(parse(redis_url), queue.encode(), 5.0))
     redis.job_serializer, redis.job_deserializer = pack_job, unpack_job
     # arq's own keys know no namespace; a name with ours in it keeps two stacks on one server apart.
     name = f"{queue}:tick"
@@ -139,4 +176,4 @@ async def _let_go(worker: Worker, loop: "asyncio.Task[None]", redis: ArqRedis) -
         await redis.expire(
             worker.queue_name, QUEUE_TTL_S
         )  # a second added last, and cut off before its expiry
-    await redis.aclose(close_connection_pool=True)
+    await close(redis)

@@ -20,12 +20,12 @@ from functools import partial
 
 from wire import metrics
 from wire.archive import Archive
-from wire.entries import AudioFrame, Control, Event, Lease, Order, Publication, WorkerLoad
+from wire.entries import SAMPLE_RATE, AudioFrame, Control, Event, Lease, Order, Publication, WorkerLoad
 from wire.errors import INTERNAL_ERROR, BusUnavailable
 from wire.moves import Moves
 from wire.recorded import OFFER_REPLAY
 from wire.service import session_id
-from wire.streams import Bus
+from wire.streams import Bus, Logged
 from workers.feeders import Feeders
 from workers.pool import Pool
 from workers.recognizer import Hypothesis, Recognizer
@@ -41,8 +41,10 @@ logger = logging.getLogger(__name__)
 OFFER_BLOCK_MS = 200
 #: How often to look for sessions whose worker is gone, in seconds.
 LOOK_S = 0.2
-#: Pause before the next try when Redis is away.
-RETRY_S = 0.2
+#: Pauses before the next try when Redis is away: the first, and the longest after growing.
+RETRY_S, LONGEST_RETRY_S = 0.2, 1.0
+#: Audio of more than so many seconds that comes after as long a silence of the log was held up on the way.
+HELD_UP_S = 1.0
 #: Steps over which what a step takes is averaged.
 PACE_STEPS = 16
 
@@ -76,6 +78,7 @@ class Engine:
         self._stopping = False
         self._hurried = False  # do not wait for the next period
         self._step_s = 0.0  # what a step takes, on average of late
+        self._away = 0  # failed tries since Redis was there last
 
     async def run(self, drain: asyncio.Event, joined: Callable[[], None]) -> None:
         """Serve until `drain`, then hand sessions over to those who have room. Without any, let them end for the grace
@@ -90,7 +93,7 @@ class Engine:
                 tasks.create_task(self._taking(drain))
                 tasks.create_task(self._stepping())
                 endless = [tasks.create_task(self._renewing()), tasks.create_task(self._reporting())]
-                endless.append(tasks.create_task(self._recorder.run(partial(self._redis_away, "record"))))
+                endless.append(tasks.create_task(self._recorder.run(self._missed_recorder)))
                 await self._draining(drain)
                 for task in endless:  # they may sleep for long
                     task.cancel()
@@ -158,8 +161,9 @@ class Engine:
                 # One at a time: offers that come together are shared among the pool's workers.
                 leases = leases or await self._pool.take(1, OFFER_BLOCK_MS)
             except BusUnavailable as error:
-                self._redis_away("take", error)
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(self._redis_away("take", error))
+                # Whoever was cut off with us has the time of a lease to say that it is still there.
+                look_again = time.monotonic() + self._pool.lease_ms / 1000
                 continue
             for lease in leases:
                 self._seat(lease)
@@ -178,12 +182,13 @@ class Engine:
             self._outbox.append(refusal(lease, INTERNAL_ERROR))
             self._over.append(lease)
             return
-        if lease.generation > self._settings.max_takes:
+        if lease.takes > self._settings.max_takes:
             logger.error("Session given up: too many takes", extra={"session": lease.session})
             self._fail(seat)
             return
         self._seats[lease.session] = seat
-        again, strides = lease.generation > 1, lease.offer.params.get(OFFER_REPLAY)
+        seat.news_s = time.monotonic()
+        again, strides = lease.takes > 1, lease.offer.params.get(OFFER_REPLAY)
         if again and strides is not None:
             strides = b""  # they began elsewhere
         self._slots.seat(lease.session, lease.generation, seat.origin_ms, options, again, strides)
@@ -213,6 +218,8 @@ class Engine:
                 await self._let_orphans_go()
             except BusUnavailable as error:
                 self._redis_away("renew", error)
+            else:
+                self._redis_back()
 
     async def _let_orphans_go(self) -> None:
         """Sessions whose ingress has died, unless another may go on with them: it has time until their keys expire."""
@@ -278,16 +285,25 @@ class Engine:
         try:
             found = await self._bus.read(cursors)
         except BusUnavailable as error:
-            self._redis_away("read", error)
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(self._redis_away("read", error))
             return
         for name, logged in found.items():
             if (seat := self._seats.get(name)) is not None:
                 metrics.ENTRIES_REFUSED.inc(logged.refused)
+                self._notice_hold_up(seat, logged)
                 seat.receive(logged.cursor, logged.entries)
         for seat in list(self._seats.values()):
             self._guarded(seat, partial(self._feed, seat))
             self._recorder.read(seat)
+
+    def _notice_hold_up(self, seat: Seat, logged: Logged) -> None:
+        """After an outage of Redis, or of its ingress, a session is heard as it would have been without one."""
+        now_s = time.monotonic()
+        frames = [entry for _, entry in logged.entries if isinstance(entry, AudioFrame)]
+        samples = sum(frame.end - frame.position for frame in frames)
+        if now_s - seat.news_s > HELD_UP_S and samples > HELD_UP_S * SAMPLE_RATE:
+            self._slots.steady(seat.session)
+        seat.news_s = now_s
 
     def _feed(self, seat: Seat) -> None:
         """Audio goes on to the slot; an order waits until all audio before it has been stepped."""
@@ -406,9 +422,8 @@ class Engine:
                 for lease in over:
                     self._recorder.left(lease)
             except BusUnavailable as error:
-                self._redis_away("publish", error)
                 self._outbox, self._over = outbox + self._outbox, over + self._over
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(self._redis_away("publish", error))
 
     # -------------------------------------------------------------------------------------------------- observations
 
@@ -423,6 +438,21 @@ class Engine:
         active = int((plan.batch.samples > 0).sum())
         metrics.STEP_SECONDS.labels(metrics.occupancy(active)).observe(seconds)
 
-    def _redis_away(self, operation: str, error: BusUnavailable) -> None:
+    def _redis_away(self, operation: str, error: BusUnavailable) -> float:
+        """How long to wait before the next try, in seconds. Sessions are kept: while we cannot reach Redis nobody may
+        know better than we whether they are ours, and what we publish too late is fenced.
+        """
         metrics.REDIS_ERRORS.labels(operation).inc()
-        logger.warning("Redis is away", extra={"operation": operation, "reason": str(error)})
+        if not self._away:
+            told = {"operation": operation, "reason": str(error), "sessions": len(self._seats)}
+            logger.warning("Redis is away, trying again until it answers", extra=told)
+        self._away += 1
+        return min(RETRY_S * 1.5 ** min(self._away - 1, 10), LONGEST_RETRY_S)
+
+    def _missed_recorder(self, error: BusUnavailable) -> None:
+        self._redis_away("record", error)
+
+    def _redis_back(self) -> None:
+        if self._away:
+            logger.warning("Redis is there again", extra={"sessions": len(self._seats)})
+            self._away = 0

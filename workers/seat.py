@@ -65,6 +65,7 @@ class Seat:
         self.leading_ms = self.ms(saved.position) if saved.lead else None
         self.tracker = TurnTracker(TurnRules.of(saved.params), saved.turn_order, self.ms(saved.position))
         self.flush_asked_s = 0.0
+        self.news_s = 0.0  # when its log had something new last
         self._queue: deque[tuple[bytes, AudioEntry]] = deque()
         # What was consumed and is still needed: (position reached, entry, parameters by then).
         self._marks: deque[tuple[int, bytes, Mapping[str, Any]]] = deque()
@@ -184,7 +185,8 @@ class Seat:
 
     def report(self, event: Event, text: str = "") -> Publication:
         """A publication without a message."""
-        return Publication(self.lease, (self._event(event, text=text),))
+        order = self.tracker.order if event is Event.TAKEN else -1
+        return Publication(self.lease, (self._event(event, order, text=text),))
 
     def publication(self, turn: Turn) -> Publication:
         """A turn for the client; a final carries the checkpoint from which another worker would go on."""

@@ -117,6 +117,10 @@ class Slots:
             self._seats[session].strides = deque(strides)
         return slot
 
+    def steady(self, session: str) -> None:
+        """From here on as with `seat(..., steady=True)`: its audio was held up somewhere, and comes all at once."""
+        self._seats[session].steady = True
+
     def unseat(self, session: str) -> None:
         """Free the slot. Samples not planned are dropped, and so is what plans still out will say about it."""
         self._empty.append(self._seats.pop(session).slot)

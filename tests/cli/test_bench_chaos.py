@@ -56,3 +56,12 @@ def test_a_killed_worker_loses_and_doubles_nothing() -> None:
     [row] = bench_chaos.run(["kill"], 1, 4, lambda _: None)["faults"]
     assert row["finals"] >= 1
     assert (row["lost"], row["doubled"]) == (0, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+@pytest.mark.timeout(180)
+def test_a_redis_that_comes_back_empty_loses_doubles_and_changes_nothing() -> None:
+    [row] = bench_chaos.run(["redis-empty"], 1, 6, lambda _: None)["faults"]
+    assert row["finals"] >= 1
+    assert (row["lost"], row["doubled"], row["changed"]) == (0, 0, 0)

@@ -1,7 +1,8 @@
 """`cli.bench_scripted`: the worker without a model serves a real session over a real Redis."""
 
 from cli import bench_scripted
-from wire.entries import AudioFrame, Control, Event, Offer, Order
+from tests.fakes import append
+from wire.entries import AudioFrame, Control, Event, Offer, Order, SessionEvent
 from wire.keys import Keys
 from wire.params import SessionParams
 from wire.streams import Bus
@@ -12,9 +13,9 @@ def test_a_session_is_taken_told_and_settled(run, redis_url: str, wait_until) ->
         events = []
         await bus.offer(Offer("churned", "node", "english", SessionParams().for_worker()))
         second = AudioFrame(0, bytes(32_000))
-        await bus.append([("churned", second), ("churned", Control(Order.TERMINATE, 16_000))])
+        await append(bus, [("churned", second), ("churned", Control(Order.TERMINATE, 16_000))])
         async for found in bus.inbox("node", lost=lambda _: None):
-            events += [event.event for event in found]
+            events += [event.event for event in found if isinstance(event, SessionEvent)]
             if Event.DONE in events:
                 break
         await wait_until(lambda: waiting(bus))

@@ -116,6 +116,25 @@ def test_while_redis_is_away_nothing_is_forgotten(run, bus, accounts, keys: Keys
     run(scenario())
 
 
+def test_what_redis_lost_of_sessions_that_are_over_is_told_again(run, accounts, keys: Keys, bus, clock):
+    async def scenario() -> None:
+        node = Node(accounts, clock)
+        await accounts.publish_status(STATUS)
+        await node.dues.beat()
+        node.open("a")
+        node.heard["a"] = 3_000
+        clock.advance(3)
+        node.dues.end("a")
+        await node.dues.flush()
+        before = await told(accounts)
+        await bus.execute(lambda pipe: pipe.delete(keys.usage()))
+        node.dues.tell_again()
+        await node.dues.flush()
+        assert await told(accounts) == before != {}
+
+    run(scenario())
+
+
 def test_laps_that_were_being_written_when_the_node_ended_are_written_at_its_end(run, accounts, clock):
     async def scenario() -> None:
         node = Node(accounts, clock)

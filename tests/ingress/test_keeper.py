@@ -21,7 +21,7 @@ class Site:
         self.moved: list[str] = []
         self.moves = Moves(bus)
         self.keeper = Keeper(self.moves, "node", 80.0, self.moved.append)
-        self.outbox = Outbox(bus, 20, self.keeper)
+        self.outbox = Outbox(bus, 20, keeper=self.keeper)
         params = parse_query([("resumable", "true")])
         self.session = Session("s", params, Limits(), 0.0, 9, None, "the token")
         self.session.start(0.0)
@@ -74,13 +74,13 @@ def test_a_place_never_runs_ahead_of_the_audio(run, bus: Bus):
     async def scenario() -> None:
         site = Site(bus)
         site.say(FRAME)
-        [first] = site.keeper.keepings([("s", object())], {"s"})  # type: ignore[list-item]
+        [first] = site.keeper.keepings([("s", 1, object())], {"s"}, site.outbox.ledger.last)  # type: ignore[list-item]
         assert (first.place, first.who, first.told) == ("", "", ())
-        [second] = site.keeper.keepings([("s", object())], set())  # type: ignore[list-item]
+        [second] = site.keeper.keepings([("s", 1, object())], set(), site.outbox.ledger.last)  # type: ignore[list-item]
         assert unpack_place(second.place).messages == 1
-        assert site.keeper.rest() == []
+        assert site.keeper.rest((), site.outbox.ledger.last) == []
         site.outbox.mark("s")
-        assert [keeping.session for keeping in site.keeper.rest()] == ["s"]
+        assert [keeping.session for keeping in site.keeper.rest((), site.outbox.ledger.last)] == ["s"]
         assert not site.keeper.mark("another")
 
     run(scenario())
@@ -92,7 +92,7 @@ def test_parameters_are_written_when_they_change(run, bus: Bus):
         site.hear(Event.TAKEN, 0)
         await site.outbox.flush()
         site.say(FRAME)
-        [keeping] = site.keeper.rest()
+        [keeping] = site.keeper.rest((), site.outbox.ledger.last)
         assert keeping.who == ""
         site.say('{"type":"UpdateConfiguration","min_turn_silence":321}')
         await site.outbox.flush()

@@ -1,9 +1,11 @@
 """Laps: cumulative, in time, one end; and the box in which they wait for Redis."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingress.laps import LapBox, LapCounter
+from ingress.laps import LapBox, LapCounter, LastLaps
 from wire.entries import UsageRecord
 
 
@@ -64,6 +66,18 @@ def test_the_box_keeps_the_newest_lap_of_each_session():
     assert box.take() == [lap("a", 2), lap("b", 1)]
     assert len(box) == 0
     assert box.take() == []
+
+
+def test_last_laps_are_kept_for_a_while_and_only_of_sessions_that_are_over():
+    last = LastLaps(most=2, kept_s=10)
+    last.put(lap("runs", 1), 0)
+    last.put(replace(lap("old", 1), ended_ms=1), 0)
+    last.put(replace(lap("a", 1), ended_ms=1), 5)
+    assert [record.session for record in last.lately(10)] == ["old", "a"]
+    assert [record.session for record in last.lately(10.1)] == ["a"]
+    for session in "bc":
+        last.put(replace(lap(session, 1), ended_ms=1), 11)
+    assert [record.session for record in last.lately(11)] == ["b", "c"]
 
 
 def test_what_was_put_back_gives_way_to_what_is_newer():

@@ -6,8 +6,19 @@ from typing import Any
 
 import pytest
 
+from ingress.ledger import Ledger
 from ingress.outbox import Outbox
-from wire.entries import AudioEntry, AudioFrame, Control, Offer, Order, pack_audio
+from wire.entries import (
+    AudioEntry,
+    AudioFrame,
+    Checkpoint,
+    Control,
+    Offer,
+    Order,
+    Saved,
+    pack_audio,
+    pack_checkpoint,
+)
 from wire.errors import BusUnavailable
 from wire.keys import Keys
 from wire.streams import FORGOTTEN_TTL_S, SESSION_TTL_S, Bus
@@ -95,6 +106,86 @@ def test_what_no_log_could_hold_is_refused_where_it_is_appended(run, bus: Bus):
     with pytest.raises(UnicodeEncodeError):
         outbox.append("a", Control(Order.CONFIGURE, 0, {"prompt": "\ud800"}))
     assert outbox.pending_bytes == 0
+
+
+async def offered(bus: Bus, session: str, *entries: AudioEntry) -> tuple[Outbox, Offer, bytes]:
+    """A session that a worker holds, with these entries in its log."""
+    offer = Offer(session, "node", "english", {"speech_model": "m"})
+    await bus.join("english")
+    offer_id = await bus.offer(offer)
+    await bus.take("english", "worker", 1, 20)
+    outbox = Outbox(bus, tick_ms=1)
+    for entry in entries:
+        outbox.append(session, entry)
+    await outbox.flush()
+    return outbox, offer, offer_id
+
+
+def test_a_session_that_redis_has_lost_is_written_anew_from_its_checkpoint(run, bus: Bus, keys: Keys):
+    async def scenario() -> None:
+        outbox, offer, offer_id = await offered(bus, "a", *frames(4))
+        saved = Checkpoint(1, 1600, "2-0", {"speech_model": "m"})
+        outbox.ledger.saved(Saved("a", 5, pack_checkpoint(saved)))
+        await bus._redis.delete(keys.state("a"), keys.audio("a"), keys.offers("english"))
+        made: list[bytes | None] = []
+        outbox.append("a", frames(1, first=4)[0])
+        outbox.restore(offer, offer_id, 6, made.append)
+        await outbox.flush()
+        [lease] = await bus.take_over("english", "b", 1, 0) or await bus.take("english", "b", 1, 20)
+        assert made == [lease.offer_id]
+        assert (lease.session, lease.checkpoint) == ("a", saved)
+        assert lease.generation > 6
+        found = (await bus.read({"a": b"2-0"}))["a"].entries
+        assert [entry for _, entry in found] == frames(3, first=2)
+        assert await bus.touch({"a": outbox.ledger.last_written("a")}) == []
+
+    run(scenario())
+
+
+def test_a_session_of_which_too_much_was_let_go_cannot_be_restored(run, bus: Bus):
+    async def scenario() -> None:
+        outbox = Outbox(bus, 1, Ledger(2**20, 4_000))
+        for frame in frames(5):
+            outbox.append("a", frame)
+        await outbox.flush()
+        made: list[bytes | None] = []
+        outbox.restore(Offer("a", "node", "english", {}), b"1-0", 0, made.append)
+        await outbox.flush()
+        assert made == [None]
+
+    run(scenario())
+
+
+def test_a_session_that_ended_meanwhile_is_not_restored(run, bus: Bus):
+    async def scenario() -> None:
+        outbox, offer, offer_id = await offered(bus, "a", *frames(2))
+        made: list[bytes | None] = []
+        outbox.restore(offer, offer_id, 6, made.append)
+        outbox.forget("a")
+        await outbox.flush()
+        assert made == []
+        assert outbox.ledger.bytes == 0
+
+    run(scenario())
+
+
+def test_an_entry_keeps_its_number_through_failed_tries(run, bus: Bus, free_port: Callable[[], int]):
+    """What arrived although the answer was lost is not there twice, and what is added meanwhile is not part of it."""
+
+    async def scenario() -> None:
+        lost = unreachable(free_port)
+        outbox = Outbox(lost, tick_ms=1)
+        outbox.append("a", AudioFrame(0, bytes(80)))
+        with pytest.raises(BusUnavailable):
+            await outbox.flush()
+        outbox.append("a", AudioFrame(40, bytes(80)))
+        await bus.append([("a", 1, AudioFrame(0, bytes(80)))])  # it had arrived after all
+        outbox._bus = bus
+        await outbox.flush()
+        assert await logged(bus, "a") == [AudioFrame(0, bytes(80)), AudioFrame(40, bytes(80))]
+        await lost.close()
+
+    run(scenario())
 
 
 def test_while_redis_takes_nothing_the_rest_of_an_ended_session_is_dropped(

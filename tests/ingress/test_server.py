@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from cli import redis_fleet
 from cli.redis_server import find
 from ingress import server
 from ingress.consent import Record
@@ -1378,20 +1379,66 @@ def test_redis_away_for_a_moment_costs_nothing(run, nodes: Nodes, own_redis: Own
     run(scenario())
 
 
-def test_redis_that_comes_back_empty_ends_sessions(run, nodes: Nodes, own_redis: OwnRedis):
-    """Their leases are gone with it; without an answer they would wait for words until they expire."""
-
+def test_redis_that_comes_back_empty_is_given_what_it_lost(run, nodes: Nodes, own_redis: OwnRedis):
     async def scenario() -> None:
         own_redis.start()
         await nodes.wait_until(own_redis.answers)
         async with nodes(redis_url=own_redis.url) as node, node.client() as client:
             await begin(client)
+            for _ in range(5):
+                await client.send(FRAME)
+            await nodes.wait_until(lambda: len(only(node.worker).pcm) == 5 * len(FRAME))
+            lease = only(node.worker).lease
+            own_redis.stop()
+            await nodes.wait_until(lambda: not node.probe.ready)
+            for _ in range(5):
+                await client.send(FRAME)
+            own_redis.start()
+            await nodes.wait_until(lambda: only(node.worker).lease.generation > lease.generation)
+            await client.send(TERMINATE)
+            messages, code, _ = await rest(client)
+            assert (messages[0]["transcript"], code) == ("8000 samples", 1000)
+            async with node.client() as another:
+                await begin(another)
+
+    run(scenario())
+
+
+def test_a_session_that_redis_lost_and_nobody_holds_any_more_is_ended(run, nodes: Nodes, own_redis: OwnRedis):
+    async def scenario() -> None:
+        own_redis.start()
+        await nodes.wait_until(own_redis.answers)
+        held = 2**16
+        async with (
+            nodes(redis_url=own_redis.url, max_session_held_bytes=held) as node,
+            node.client() as client,
+        ):
+            await begin(client)
+            for _ in range(held // len(FRAME) + 2):
+                await client.send(FRAME)
+            await nodes.wait_until(lambda: len(only(node.worker).pcm) > held)
             own_redis.stop()
             await nodes.wait_until(lambda: not node.probe.ready)
             own_redis.start()
             assert await rest(client) == error(3005, INTERNAL_ERROR)
-            async with node.client() as another:
-                await begin(another)
+
+    run(scenario())
+
+
+def test_what_a_worker_told_and_redis_lost_is_told_again(run, nodes: Nodes):
+    async def scenario() -> None:
+        async with nodes() as node, node.client() as client:
+            await begin(client)
+            await client.send(FRAME)
+            await nodes.wait_until(lambda: len(only(node.worker).pcm) == len(FRAME))
+            served = only(node.worker)
+            served.sequence += 1  # a final that never came
+            await node.worker.say_turn(served.session, "and another", final=True)
+            await nodes.wait_until(lambda: only(node.worker) is not served and only(node.worker).sequence)
+            await node.worker.say_turn(served.session, "again")
+            await node.worker.say_turn(served.session, "and another")
+            told = [json.loads(await client.recv())["transcript"] for _ in range(2)]
+            assert told == ["again", "and another"]
 
     run(scenario())
 
@@ -2112,6 +2159,51 @@ def test_who_finds_no_other_node_may_come_back_to_the_one_that_drains(run, nodes
             await wait_until(taken_back)
 
     run(scenario())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# servers that stand in for each other
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # see tests/wire/test_servers.py
+@pytest.mark.parametrize(
+    "kind", ["sentinel", "cluster 0", *(pytest.param(f"cluster {n}", marks=pytest.mark.slow) for n in (1, 2))]
+)
+def test_a_session_goes_on_when_a_replica_takes_the_place_of_its_master(
+    run, redis_url: str, namespace: str, wait_until, tmp_path: Path, kind: str
+):
+    """In the cluster each master is killed once: that of the session's keys, that of the offers, that of the inbox."""
+
+    def patient(condition: Callable[[], Any]) -> Any:
+        return wait_until(condition, within_s=60)
+
+    async def scenario(url: str, victim: redis_fleet.Server) -> None:
+        async with Nodes(url, namespace, patient)() as node, node.client() as client:
+            await begin(client)
+            for _ in range(5):
+                await client.send(FRAME)
+            await patient(lambda: len(only(node.worker).pcm) == 5 * len(FRAME))
+            lease = only(node.worker).lease
+            await asyncio.to_thread(victim.kill)
+            for _ in range(5):
+                await client.send(FRAME)
+            await patient(lambda: only(node.worker).lease.generation > lease.generation)
+            await patient(lambda: node.probe.ready)
+            await client.send(TERMINATE)
+            messages, code, _ = await rest(client)
+            assert (messages[0]["transcript"], code) == ("8000 samples", 1000)
+
+    if kind == "sentinel":
+        with redis_fleet.sentinels(redis_fleet.free_ports(5), tmp_path) as (master, _, watchers):
+            hosts = ",".join(f"127.0.0.1:{watcher.port}" for watcher in watchers)
+            run(scenario(f"redis+sentinel://{hosts}/{redis_fleet.SERVICE}", master))
+    else:
+        with redis_fleet.cluster(redis_fleet.free_ports(6), tmp_path) as servers:
+            hosts = ",".join(f"127.0.0.1:{server.port}" for server in servers)
+            run(scenario(f"redis+cluster://{hosts}", servers[int(kind.split()[1])]))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

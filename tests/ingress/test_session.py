@@ -26,6 +26,7 @@ from ingress.session import (
     Input,
     Limits,
     MakeOffer,
+    Missed,
     Notify,
     Reply,
     Session,
@@ -319,6 +320,52 @@ def test_what_a_lost_lease_still_says_is_dropped():
         >> turn(1, 1, generation=2)
         << some(Reply)
     )
+
+
+def test_an_event_after_a_gap_is_not_passed_on_and_its_holder_is_not_heard_any_more():
+    assert (
+        opened()
+        >> turn(1, 0)
+        << some(Reply)
+        >> turn(3, 0, final=True)
+        << Missed()
+        >> turn(4, 1)
+        << Dropped("generation")
+        >> event(Event.DONE, 5)
+        << Dropped("generation")
+        >> event(Event.TAKEN, 0, generation=2, turn_order=0)
+        >> turn(1, 0, final=True, generation=2)
+        << some(Reply)
+    )
+
+
+def test_a_holder_that_begins_after_a_final_that_never_came_is_not_heard():
+    assert (
+        opened()
+        >> turn(1, 0, final=True)
+        << some(Reply)
+        >> event(Event.TAKEN, 0, generation=2, turn_order=2)
+        << Missed()
+        >> event(Event.TAKEN, 0, generation=3, turn_order=1)
+        >> turn(1, 1, generation=3)
+        << some(Reply)
+    )
+
+
+def test_a_holder_whose_first_word_was_lost_is_not_heard():
+    assert opened() >> turn(1, 0, generation=2) << Missed()
+
+
+def test_a_worker_that_cannot_be_heard_is_not_given_up():
+    actor = session()
+    act(actor, [TAKE, TERMINATE])
+    deadline = actor.next_deadline()
+    assert deadline is not None
+    actor.excuse(deadline - 1)
+    assert actor.tick(deadline) == []
+    assert actor.tick(deadline + 20) != []
+    actor.excuse(deadline + 30)
+    assert actor.next_deadline() is None
 
 
 def test_an_event_is_let_through_once():

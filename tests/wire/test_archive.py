@@ -154,9 +154,9 @@ def test_erased_nothing_with_its_id_is_left_and_nothing_comes_back(bus, run, ser
 
     async def scenario() -> None:
         await bus.offer(Offer("some-id", "node", "english", {}))
-        lease = Lease(b"0-1", Offer("some-id", "node", "english", {}), 0, None)
-        server.hset(keys.state("some-id"), "generation", 0)
-        await bus.publish([Publication(lease, (SessionEvent("some-id", 0, 0, Event.MESSAGE, text="hello"),))])
+        lease = Lease(b"0-1", Offer("some-id", "node", "english", {}), 1, None)
+        server.hset(keys.state("some-id"), "generation", 1)
+        await bus.publish([Publication(lease, (SessionEvent("some-id", 1, 0, Event.MESSAGE, text="hello"),))])
         await recorded(archive)
         assert named(server, keys)
         assert await archive.erase("some-id")

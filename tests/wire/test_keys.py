@@ -30,7 +30,7 @@ SINGLE_KEYS = (
         (Keys.state, b"steno:session:{x}:state"),
         (Keys.inbox, b"steno:ingress:x:inbox"),
         (Keys.places, b"steno:places:x"),
-        (Keys.ticks, b"steno:ticks:x"),
+        (Keys.ticks, b"steno:ticks:{x}"),
         (lambda keys, _: keys.license_status(), b"steno:license:status"),
         (lambda keys, _: keys.license_trust(), b"steno:license:trust"),
         (lambda keys, _: keys.usage(), b"steno:usage"),

@@ -1,6 +1,8 @@
 """Metrics: declared once, named alike, shown as a scraper expects."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 from prometheus_client import REGISTRY as GLOBAL_REGISTRY
@@ -90,3 +92,11 @@ def test_each_occupancy_lies_within_its_label():
     for active in range(1, 300):
         low, _, high = metrics.occupancy(active).partition("-")
         assert int(low) <= active <= int(high or low)
+
+
+def test_the_operators_page_names_only_metrics_that_there_are():
+    page = (Path(__file__).parents[2] / "docs/failures.md").read_text()
+    named = {name.removesuffix("_total") for name in re.findall(r"steno_[a-z_]+", page)}
+    there = {next(iter(metric.describe())).name for metric in DECLARED.values()}
+    assert len(named) > 10
+    assert named - there == set()

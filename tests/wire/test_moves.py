@@ -39,7 +39,9 @@ def test_what_a_node_keeps_another_finds(run, bus: Bus):
         moves = Moves(bus)
         assert await moves.find("s") is None
         end = Control(Order.FORCE_ENDPOINT, 800)
-        first = keeping(who="{who}", place="{1}", entries=(FRAME, end), told=((1, "Begin"), (2, "Türn")))
+        first = keeping(
+            who="{who}", place="{1}", entries=((1, FRAME), (2, end)), told=((1, "Begin"), (2, "Türn"))
+        )
         assert await moves.keep([first]) == ([], [])
         assert await moves.keep([keeping(place="{2}", told=((3, "Turn"),))]) == ([], [])
         assert await moves.find("s") == Kept(0, "{who}", "{2}")
@@ -70,14 +72,14 @@ def test_a_node_that_a_session_has_left_can_write_nothing(run, bus: Bus):
         lease = await taken(bus)
         await moves.keep([keeping(who="{who}", place="{1}", told=((1, "Begin"),))])
         assert await moves.move("s", 0, "new", TTL_S) == ("{1}", "old")
-        late = keeping(place="{9}", entries=(Control(Order.ABANDON, 0),), told=((2, "late"),))
+        late = keeping(place="{9}", entries=((1, Control(Order.ABANDON, 0)),), told=((2, "late"),))
         assert await moves.keep([late]) == (["s"], [])
         assert await moves.release({"s": 0}) == ["s"]
         assert await logged(bus) == []
         assert await moves.find("s") == Kept(1, "{who}", "{1}")
         assert await moves.told("s", 0) == [(1, "Begin")]
         assert await lifetime_s(bus, bus.keys.state("s")) > FORGOTTEN_TTL_S
-        assert await moves.keep([keeping(1, "new", place="{2}", entries=(FRAME,))]) == ([], [])
+        assert await moves.keep([keeping(1, "new", place="{2}", entries=((1, FRAME),))]) == ([], [])
         assert await logged(bus) == [FRAME]
         await bus.settle("english", "worker", [lease])
 
@@ -140,7 +142,7 @@ def test_what_is_over_expires_but_what_was_told_is_there_for_who_comes_back(run,
     async def scenario() -> None:
         moves = Moves(bus)
         lease = await taken(bus)
-        await moves.keep([keeping(who="{who}", place="{1}", entries=(FRAME,), told=((1, "Begin"),))])
+        await moves.keep([keeping(who="{who}", place="{1}", entries=((1, FRAME),), told=((1, "Begin"),))])
         await moves.touch(["s"], 500)
         assert await lifetime_s(bus, bus.keys.state("s")) > 400
         assert await moves.release({"s": 0}) == []
@@ -173,6 +175,7 @@ CALLS = {
     "move": lambda moves: moves.move("s", 0, "node", 1),
     "told": lambda moves: moves.told("s", 0),
     "events": lambda moves: moves.events("s", -1, -1),
+    "log": lambda moves: moves.log("s"),
     "tell_moved": lambda moves: moves.tell_moved("node", "s", 1),
     "beat": lambda moves: moves.beat("node", 1),
     "living": lambda moves: moves.living(["node"]),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import soundfile
 
+from tests.fakes import append
 from wire.entries import AudioFrame, Control, Event, Offer, Order, SessionEvent
 from wire.errors import SettingsError, WeightsError
 from wire.keys import Keys
@@ -46,7 +47,7 @@ def test_a_session_is_served_from_the_weights_to_the_drain(
 
     async def listen() -> None:
         async for events in bus.inbox("node", block_ms=100):
-            told.extend(events)
+            told.extend(event for event in events if isinstance(event, SessionEvent))
 
     async def scenario() -> None:
         drain = asyncio.Event()
@@ -56,8 +57,8 @@ def test_a_session_is_served_from_the_weights_to_the_drain(
             await wait_until(lambda: probe.ready, within_s=40)
             await bus.offer(Offer("s", "node", pool, PARAMS))
             frames = [AudioFrame(at // 2, pcm[at : at + 3200]) for at in range(0, len(pcm), 3200)]
-            await bus.append([("s", frame) for frame in frames])
-            await bus.append([("s", Control(Order.TERMINATE, len(pcm) // 2))])
+            await append(bus, [("s", frame) for frame in frames])
+            await append(bus, [("s", Control(Order.TERMINATE, len(pcm) // 2))])
             await wait_until(lambda: told and told[-1].event is Event.DONE, within_s=20)
             drain.set()
             await serving

@@ -73,7 +73,7 @@ def test_a_worker_that_leaves_gives_everything_back_at_once(bus: Bus, run: Run) 
         assert first.leases == {}
         leases = await second.take_over(5)
         assert sorted(lease.session for lease in leases) == ["s", "t"]
-        assert {lease.generation for lease in leases} == {2}
+        assert {lease.takes for lease in leases} == {2}
 
     run(scenario())
 
@@ -108,7 +108,7 @@ def test_a_newer_lease_of_our_own_is_not_dropped_with_the_old_one(bus: Bus, run:
         pool = hire(bus, "a", lease_s=0.0)  # sleeps past every lease
         [old] = await taken(bus, pool, "s")
         [new] = await pool.take_over(1)
-        assert (old.generation, new.generation) == (1, 2)
+        assert (old.takes, new.takes) == (1, 2)
         assert not pool.drop(old)
         assert pool.leases == {"s": new}
         await pool.settle([new])

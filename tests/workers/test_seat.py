@@ -184,7 +184,7 @@ def test_events_are_numbered_and_tell_how_far_was_heard() -> None:
         (1, 3, 100),
         (2, 3, 100),
     ]
-    assert [(event.turn_order, event.final) for event in events] == [(-1, False), (0, False), (0, True)]
+    assert [(event.turn_order, event.final) for event in events] == [(0, False), (0, False), (0, True)]
     assert json.loads(events[2].text)["transcript"] == "yes"
     assert told[1].checkpoint is None
     assert told[2].checkpoint is not None

@@ -255,6 +255,14 @@ def test_a_steady_seat_catches_up_at_the_pace_it_is_given():
     assert run(slots)[0].batch.samples[0] == 3 * CHUNK  # it has caught up, and is as any other
 
 
+def test_a_seat_whose_audio_was_held_up_catches_up_as_one_taken_over_does():
+    slots = seated("a")
+    slots.steady("a")
+    slots.feed("a", ramp(0, 3 * CHUNK))
+    assert slots.catching_up
+    assert run(slots)[0].batch.samples[0] == CHUNK
+
+
 def test_a_replay_takes_what_the_recorded_steps_took_and_then_a_chunk_a_step():
     slots = Slots(replace(SPEC, catch_up=4))
     slots.seat("a", 1, 0, SlotOptions(), strides=bytes([2, 0, 1, 3, 0, 2]))
