@@ -7,6 +7,8 @@ PYTHON ?= python3
 PIP_ARGS ?=
 # More options for pytest: make test PYTEST_ARGS="-k turns -x"
 PYTEST_ARGS ?=
+# Which stacks to run, and --keep: make compose-test COMPOSE_TEST_ARGS="merged --keep"
+COMPOSE_TEST_ARGS ?=
 # Files of tests that run at the same time; many of them wait rather than compute.
 TEST_PROCESSES ?= 2
 
@@ -16,18 +18,18 @@ BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 # What some tests drive and no Python package brings. Without them those tests are skipped, and say so.
-TOOLS := chromium nginx
+TOOLS := chromium curl nginx prometheus
 PINS := pyproject.toml constraints.txt
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-all tools check format bench lock clean weights
+.PHONY: help demo up test test-all tools compose-test check format bench lock pages clean weights
 
 help:  ## show this
 	@echo "steno: real-time speech to text on your own machines"
 	@echo
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' \
-		| awk -F'|' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+		| awk -F'|' '{ printf "  make %-13s %s\n", $$1, $$2 }'
 	@echo
 	@echo "  Everything is installed into $(VENV); afterwards $(BIN)/steno --help tells the rest."
 
@@ -47,6 +49,12 @@ tools:  ## install the programs that some tests drive (Debian, Ubuntu; as root)
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(TOOLS)
 
+# As root with Podman where Docker is not: `make tools TOOLS="podman runc netavark aardvark-dns debootstrap iptables"`, and
+# podman-compose on PATH (`pipx install podman-compose`; in $(VENV) it would become one of our pins).
+compose-test: $(DEV_STAMP) weights  ## build the images, run both Compose stacks and their merge, and test them for real
+	$(BIN)/steno models fetch moonshine-tiny-en whisper-base silero-vad
+	$(BIN)/python -m compose.test $(COMPOSE_TEST_ARGS)
+
 check: $(DEV_STAMP)  ## format, lint, strict types, and the rules of the house
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -64,14 +72,18 @@ bench: $(DEV_STAMP) weights  ## measure accuracy, sessions per machine and laten
 	$(BIN)/steno bench handshake
 	$(BIN)/steno bench churn
 
-lock: $(DEV_STAMP)  ## write the versions that are installed now to constraints.txt
+lock: $(DEV_STAMP)  ## write what is installed now to constraints.txt, and the images' hashes to compose/requirements
 	@$(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools --exclude wheel \
 		| grep -v ' @ ' | sed -e 's/+[a-z0-9.]*$$//' > constraints.txt.new
 	@{ echo '# What was tested together. Made by `make lock`; change pyproject.toml, not this.'; \
 		cat constraints.txt.new; } > constraints.txt
 	@rm constraints.txt.new
+	@$(BIN)/python compose/lock.py
 	@touch $(RUN_STAMP) $(DEV_STAMP)
 	@echo "constraints.txt holds $$(grep -c == constraints.txt) versions"
+
+pages: $(DEV_STAMP)  ## write the pages that follow from the code: docs/settings.md, the chart's table of values
+	$(BIN)/python -m compose.pages
 
 clean:  ## remove what was made here; fetched weights stay (steno models remove)
 	rm -rf $(VENV) .venv-clients build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -64,11 +64,11 @@ class _Served:
 
 
 @contextmanager
-def running(redis_url: str) -> Iterator[int]:
+def running(redis_url: str, namespace: str = "steno") -> Iterator[int]:
     """The worker, while inside; its process id."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_main, args=(redis_url, theirs), daemon=True)
+    process = context.Process(target=_main, args=(redis_url, namespace, theirs), daemon=True)
     process.start()
     theirs.close()
     try:
@@ -79,13 +79,13 @@ def running(redis_url: str) -> Iterator[int]:
         process.join(10)
 
 
-def _main(redis_url: str, owner: Connection) -> None:
+def _main(redis_url: str, namespace: str, owner: Connection) -> None:
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(_serve(redis_url, owner))
+        runner.run(_serve(redis_url, namespace, owner))
 
 
-async def _serve(redis_url: str, owner: Connection) -> None:
-    bus = Bus(redis_url, Keys())
+async def _serve(redis_url: str, namespace: str, owner: Connection) -> None:
+    bus = Bus(redis_url, Keys(namespace))
     served: dict[str, _Served] = {}
     gone = asyncio.Event()
     asyncio.get_running_loop().add_reader(owner.fileno(), gone.set)

@@ -30,6 +30,9 @@ TOKEN_PATH = "/v3/token"  # noqa: S105 a path
 #: Not of the mirrored protocol, hence not below its /v3.
 MODELS_PATH = "/v1/models"
 
+#: Sent by a load balancer that asks another node where one answers 503 (compose/nginx); never passed on from clients.
+TRY_ANOTHER = "x-steno-try-another"
+
 #: Longest `AssemblyAI-Version` that is echoed in Begin.
 _MAX_VERSION = 32
 #: Longest `last_sequence`: what a session can number.
@@ -135,6 +138,19 @@ def admit(
     except ClientError as error:
         return Reject(error)
     return Accept(params, named.get("assemblyai-version", "")[:_MAX_VERSION] or None, grant)
+
+
+def try_another(target: str, headers: Iterable[tuple[str, str]], load: Load) -> bool:
+    """Whether to send a load balancer on to another node instead of opening a WebSocket and refusing over it.
+
+    A session that is resumed has its place here, even while the node drains.
+    """
+    full = load.sessions >= load.max_sessions
+    return (
+        (full or not load.healthy)
+        and TRY_ANOTHER in _named(headers)
+        and not any(name == "resume_token" for name, _ in parse_qsl(_clean(target).partition("?")[2]))
+    )
 
 
 def issue(

@@ -8,13 +8,15 @@ Nothing here may hurt a session (`wire/scribe.py` tells how).
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable
+import secrets
+from collections.abc import Callable, Sequence
 
 from ingress.consent import Policy, Record
-from ingress.session import Effect
+from ingress.session import Append, Effect
 from ingress.tape import items
 from wire import metrics
 from wire.archive import Archive
+from wire.entries import AudioFrame
 from wire.errors import BusUnavailable
 from wire.recorded import Connection, SessionEnd, SessionFacts
 from wire.scribe import Scribe
@@ -53,15 +55,42 @@ class Recorder:
         logger.info("Session is recorded", extra={"why": facts.why})
         return True
 
-    def note(self, session: str, given: object, effects: Iterable[Effect]) -> None:
+    async def go_on(self, session: str) -> bool:
+        """Whether the session, which comes from another node, is recorded; what happens here is written, too, if so.
+
+        Raises BusUnavailable.
+        """
+        if not await self._archive.exists(session):
+            return False
+        # It may have been here before, and a writer's batches are numbered from 0.
+        self._scribe.open(session, f"{self._writer} {secrets.token_hex(4)}")
+        return True
+
+    def let_go(self, session: str) -> None:
+        """The session goes on on another node, which will say how it ends."""
+        self._scribe.close(session)
+
+    def note(self, session: str, given: object, effects: Sequence[Effect]) -> None:
         """An input of the session, and what followed (`ingress/tape.py`). Nothing for one that is not recorded."""
         if not self._scribe.writes(session):
             return
         try:
+            if isinstance(given, bytes):
+                self._note_audio(session, effects)
+                return
             for item in items(given, effects, self._scribe.now_s()):
                 self._scribe.keep(session, item)
         except Exception:  # a bug here must not end the session
             logger.exception("Not recorded")
+
+    def _note_audio(self, session: str, effects: Sequence[Effect]) -> None:
+        at_s = self._scribe.now_s()
+        for effect in effects:
+            if isinstance(effect, Append) and isinstance(effect.entry, AudioFrame):
+                self._scribe.keep_audio(session, at_s, effect.entry.position, effect.entry.pcm)
+            else:  # it was refused
+                for item in items(None, [effect], at_s):
+                    self._scribe.keep(session, item)
 
     def connection(self, session: str, happened: str) -> None:
         """What became of the client's connection, as `wire.recorded.Connection` has it."""

@@ -50,7 +50,7 @@ from ingress.certificates import certificates
 from ingress.connection import Connection, Message
 from ingress.credentials import Grant
 from ingress.dues import Dues
-from ingress.handshake import Accept, Load, Reject, Resume, Route, admit, issue, route, show
+from ingress.handshake import Accept, Load, Reject, Resume, Route, admit, issue, route, show, try_another
 from ingress.keeper import Keeper, Kept
 from ingress.ledger import Ledger
 from ingress.license import LicenseGate, license_failed
@@ -306,7 +306,9 @@ class Ingress:
         """
         match route(request.path):
             case Route.SESSION:
-                return None
+                elsewhere = try_another(request.path, request.headers.raw_items(), self._load())
+                code = HTTPStatus.SERVICE_UNAVAILABLE
+                return _json(connection, code, {"status": "try another node"}) if elsewhere else None
             case Route.HEALTH:
                 return self._health(connection)
             case Route.TOKEN:

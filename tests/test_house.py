@@ -197,7 +197,13 @@ FORBIDDEN_CALLS = re.compile(
 #: Sources without a test file of their own. May only shrink.
 UNTESTED: set[str] = set()
 #: Tests of the whole rather than of one file.
-WHOLE = ("tests/conformance/", "tests/system/", "tests/golden/", "tests/test_house.py")
+WHOLE = (
+    "tests/compose/",
+    "tests/conformance/",
+    "tests/golden/",
+    "tests/system/",
+    "tests/test_house.py",
+)
 #: Who may sleep in tests: what waits for conditions, what plays a partner, who speaks in real time.
 SLEEPERS = ("tests/conftest.py", "tests/fakes.py", "tests/conformance/")
 #: Names that say nothing.

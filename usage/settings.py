@@ -4,7 +4,7 @@ import socket
 import uuid
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import AliasChoices, Field, SecretStr
 
 from usage.batch import Rules
 from wire.service import ServiceSettings
@@ -48,6 +48,14 @@ class UsageSettings(ServiceSettings):
         description="A session without a lap for so many seconds has lost its ingress and is closed out.",
     )
     warn_waiting: int = Field(1000, ge=1, description="More waiting records than this are warned of.")
+    # The mirrored stack has licensing and usage in one process, behind one port (protocol 8.2).
+    probe_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        validation_alias=AliasChoices("probe_port", "http_port"),
+        description="Port that serves /health and /metrics; 0 is any free one.",
+    )
     allow_http: bool = Field(
         False,
         description="Let reports, and the key, go unencrypted to other machines: never over a foreign net.",

@@ -130,7 +130,7 @@ class Archive:
     async def put(self, recording: Recording, keep_s: float, most_bytes: int) -> None:
         """A whole recording, as it was exported. Raises StackError if there is one of this id, or it is too large."""
         session = recording.facts.id
-        if await self._exists(session):
+        if await self.exists(session):
             raise StackError(f"there is a recording {session} already")
         await self.begin(recording.facts, keep_s, most_bytes)
         box, writer = self.box(session), "import"
@@ -155,7 +155,8 @@ class Archive:
 
     # -------------------------------------------------------------------------------------------------------- reading
 
-    async def _exists(self, session: str) -> bool:
+    async def exists(self, session: str) -> bool:
+        """Whether the session is recorded."""
         [found] = await self._bus.execute(lambda pipe: pipe.exists(self._keys.recording_facts(session)))
         return bool(found)
 

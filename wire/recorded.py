@@ -1,7 +1,7 @@
 """What a recording holds, item by item, and how it lies in Redis (docs/replay.md).
 
-A recording is a log of *batches*. Each is written by one writer, the session's ingress or the holder of its lease, at
-most a few times a second, and holds *items*: small frozen values that say what happened, and when. Writers number their
+A recording is a log of *batches*. Each is written by one writer, the session's ingress or the holder of its lease,
+about once a second, and holds *items*: small frozen values that say what happened, and when. Writers number their
 batches, so that a reader sees where some are missing. Beside the log stand the facts of the session and its end.
 
 Wall times are Unix seconds (`_s`) of the writer's own clock: clocks of two machines may differ, and what is compared
@@ -23,6 +23,9 @@ FORMAT = 1
 
 #: Most bytes of audio and text that writers put into one batch, more or less; the largest that is read.
 BATCH_BYTES, MAX_BATCH_BYTES = 128 * 1024, 2**20
+
+#: What a frame takes in a batch beside its samples, more or less.
+FRAME_BYTES = 24
 
 #: Keys of `Offer.params` beside the session's parameters. The first: the worker is to record what it does; plainly, or
 #: encrypted. The second: the session is a replay, and how far the recorded steps went (`wire/strides.py`).
@@ -201,7 +204,7 @@ class Missed:
 
 Item = Audio | Said | Ordered | Told | Dropped | Connection | Taken | Stepped | Decided | Published | Missed
 
-#: Number of a kind in a batch. Numbers are never used again.
+#: Number of a kind in a batch. Numbers are never used again; `_SOUND` is a `Sound`, which comes out as its frames.
 KINDS: Mapping[int, type[Item]] = {
     1: Audio,
     2: Said,
@@ -216,6 +219,28 @@ KINDS: Mapping[int, type[Item]] = {
     11: Missed,
 }
 _NUMBERS = {kind: number for number, kind in KINDS.items()}
+_SOUND = 12
+
+
+@dataclass(slots=True)
+class Sound:
+    """Frames that follow one another, gathered by a writer: a node has many of them, and little time for each."""
+
+    position: int
+    end: int
+    times_s: list[float] = field(default_factory=list)
+    pieces: list[bytes] = field(default_factory=list)
+    size: int = 0
+
+    def add(self, at_s: float, position: int, pcm: bytes) -> bool:
+        """Whether the frame follows, and there is room."""
+        if position != self.end or self.size >= BATCH_BYTES // 2:
+            return False
+        self.times_s.append(at_s)
+        self.pieces.append(pcm)
+        self.end = position + len(pcm) // 2
+        self.size += len(pcm)
+        return True
 
 
 @dataclass(frozen=True)
@@ -261,18 +286,24 @@ class Batch:
 # packing
 
 
-def pack_item(item: Item) -> list[Any]:
+def pack_item(item: Item | Sound) -> list[Any]:
     """For `pack_batch`."""
+    if isinstance(item, Sound):
+        sizes = [len(piece) for piece in item.pieces]
+        return [_SOUND, item.position, item.times_s, sizes, b"".join(item.pieces)]
     return [_NUMBERS[type(item)], *_values(item)]
 
 
-def pack_batch(writer: str, number: int, items: Iterable[Item]) -> bytes:
+def pack_batch(writer: str, number: int, items: Iterable[Item | Sound]) -> bytes:
     return pack_value([FORMAT, writer, number, [pack_item(item) for item in items]])
 
 
-def portions(items: Sequence[Item]) -> list[list[Item]]:
+I = TypeVar("I", bound=Item | Sound)  # noqa: E741 an item
+
+
+def portions(items: Sequence[I]) -> list[list[I]]:
     """Items in their order, cut into batches of no more than about BATCH_BYTES."""
-    found: list[list[Item]] = []
+    found: list[list[I]] = []
     size = BATCH_BYTES
     for item in items:
         if size >= BATCH_BYTES:
@@ -283,10 +314,12 @@ def portions(items: Sequence[Item]) -> list[list[Item]]:
     return found
 
 
-def weight(item: Item) -> int:
+def weight(item: Item | Sound) -> int:
     """About how many bytes the item takes in a batch."""
+    if isinstance(item, Sound):
+        return item.size + FRAME_BYTES * len(item.pieces)
     if isinstance(item, Audio):
-        return 24 + len(item.pcm)
+        return FRAME_BYTES + len(item.pcm)
     return 100 + len(getattr(item, "text", ""))
 
 
@@ -296,6 +329,11 @@ def unpack_batch(data: bytes) -> Batch:
     items: list[Item] = []
     unknown = broken = 0
     for one in packed:
+        if isinstance(one, list) and one[:1] == [_SOUND]:
+            frames = _frames(one[1:])
+            items += frames
+            broken += not frames
+            continue
         kind = KINDS.get(one[0]) if isinstance(one, list) and one and isinstance(one[0], int) else None
         if kind is None:
             unknown += 1
@@ -305,6 +343,21 @@ def unpack_batch(data: bytes) -> Batch:
         except EntryError:
             broken += 1
     return Batch(writer, number, tuple(items), unknown, broken)
+
+
+def _frames(fields: list[Any]) -> list[Audio]:
+    """Those of a `Sound`; none where they cannot be read."""
+    if [type(one) for one in fields[:4]] != [int, list, list, bytes]:
+        return []
+    position, times_s, sizes, pcm = fields[:4]
+    whole = all(type(size) is int and size >= 0 and size % 2 == 0 for size in sizes)
+    if not whole or sum(sizes) != len(pcm) or [type(at_s) for at_s in times_s] != [float] * len(sizes):
+        return []
+    frames, start = [], 0
+    for at_s, size in zip(times_s, sizes, strict=True):
+        frames.append(Audio(at_s, position + start // 2, pcm[start : start + size]))
+        start += size
+    return frames
 
 
 def pack_facts(facts: SessionFacts) -> bytes:

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from wire import metrics
 from wire.archive import Archive, Written
 from wire.errors import BusUnavailable
-from wire.recorded import Item, Missed, SessionEnd, pack_batch, portions, weight
+from wire.recorded import FRAME_BYTES, Item, Missed, SessionEnd, Sound, pack_batch, portions, weight
 from wire.sealing import Box
 
 logger = logging.getLogger(__name__)
 
-#: How often items are written, in seconds.
-FLUSH_S = 0.25
+#: How often items are written, in seconds: a round trip for each session is most of what recording costs.
+FLUSH_S = 1.0
 #: Most that waits to be written, of all sessions of a process, and that is written in one round trip, in bytes.
 MAX_WAITING_BYTES, SLICE_BYTES = 32 * 2**20, 2**20
 
@@ -37,7 +37,8 @@ class _Reel:
     session: str
     writer: str
     box: Box
-    items: list[Item] = field(default_factory=list)
+    items: list[Item | Sound] = field(default_factory=list)
+    sound: Sound | None = None  # the last of the items, if it is one
     number: int = 0
     missed: int = 0
     full: bool = False
@@ -84,6 +85,23 @@ class Scribe:
             return
         self._bytes += size
         reel.items.append(item)
+        reel.sound = None
+
+    def keep_audio(self, session: str, at_s: float, position: int, pcm: bytes) -> None:
+        """The same for a frame, cheaper: frames are most of what there is."""
+        reel = self._reels.get(session)
+        if reel is None or reel.full or reel.gone or reel.closed:
+            return
+        size = FRAME_BYTES + len(pcm)
+        if self._bytes + size > self._most_bytes:
+            reel.missed += 1
+            metrics.RECORDING_MISSED.inc()
+            return
+        self._bytes += size
+        if reel.sound is None or not reel.sound.add(at_s, position, pcm):
+            reel.sound = Sound(position, position)
+            reel.sound.add(at_s, position, pcm)
+            reel.items.append(reel.sound)
 
     def close(self, session: str, end: SessionEnd | None = None) -> None:
         """Nothing more comes of it from here; `end`: how the session ended, where that is ours to say."""
@@ -124,6 +142,7 @@ class Scribe:
             self._waiting.append((reel, packed))
             self._bytes += len(packed) - sum(map(weight, portion))
         reel.items.clear()
+        reel.sound = None
 
     async def _write_slice(self) -> None:
         batch, size = list[tuple[_Reel, bytes]](), 0

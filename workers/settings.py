@@ -62,6 +62,14 @@ class WorkerSettings(SealedSettings):
         ge=1,
         description="A session taken more often than this is ended instead of killing one more worker.",
     )
+    # Where the mirrored stack's workers have their port (protocol 8.2), and their health.
+    probe_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        validation_alias=AliasChoices("probe_port", "server_port"),
+        description="Port that serves /health and /metrics; 0 is any free one.",
+    )
     report_s: float = Field(2.0, gt=0, le=30, description="Seconds between two load reports.")
     drain_grace_s: float = Field(
         30.0, ge=0, description="On SIGTERM, seconds to let sessions end before they go to another worker."

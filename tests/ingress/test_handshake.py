@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingress.credentials import Credentials, Grant, collect, parse_list
-from ingress.handshake import Accept, Load, Reject, Resume, Route, admit, issue, route, show
+from ingress.handshake import Accept, Load, Reject, Resume, Route, admit, issue, route, show, try_another
 from ingress.tokens import missing
 from wire.errors import Close, unauthorized
 
@@ -203,6 +203,27 @@ def test_a_mistake_is_told_even_by_a_full_node():
 )
 def test_health_is_about_the_node_not_about_its_room(load: Load, healthy: bool):
     assert load.healthy is healthy
+
+
+ASKED = [*AUTHORIZED, ("X-Steno-Try-Another", "1")]
+
+
+@pytest.mark.parametrize(
+    "target,headers,load,expected",
+    [
+        ("/", ASKED, Load(0, 8), False),
+        ("/", ASKED, Load(8, 8), True),
+        ("/", ASKED, Load(0, 8, draining=True), True),
+        ("/", ASKED, Load(0, 8, ready=False), True),
+        ("/", ASKED, Load(0, 8, licensed=False), True),
+        ("/", AUTHORIZED, Load(0, 8, draining=True), False),  # nobody is there to try another
+        ("/?session_id=a&resume_token=b", ASKED, Load(8, 8, draining=True), False),
+    ],
+)
+def test_a_balancer_that_asks_for_it_is_sent_on(
+    target: str, headers: list[tuple[str, str]], load: Load, expected: bool
+):
+    assert try_another(target, headers, load) is expected
 
 
 @given(st.text(), st.lists(st.tuples(st.text(), st.text())))

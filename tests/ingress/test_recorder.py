@@ -26,7 +26,9 @@ def test_a_session_from_begin_to_end(bus, run):
         assert recorder.why(None, True) == "asked"
         assert await recorder.begin(FACTS)
         recorder.note("s", b"..", [Append(AudioFrame(0, b"\1\1"))])
+        recorder.note("s", b"..", [Append(AudioFrame(1, b"\2\2")), Append(AudioFrame(2, b"\3\3"))])
         recorder.note("s", "hello", [Reply("you too")])
+        recorder.note("s", b"..", [Reply("an error")])
         recorder.note("another", "hello", [])
         recorder.connection("s", "lost")
         recorder.end("s", "ended", 1000)
@@ -34,9 +36,32 @@ def test_a_session_from_begin_to_end(bus, run):
 
     run(scenario())
     recording = run(archive.load("s"))
-    assert [type(item) for item in recording.items] == [Audio, Said, Told, Connection]
+    assert [type(item) for item in recording.items] == [Audio, Audio, Audio, Said, Told, Told, Connection]
     assert recording.end is not None
     assert (recording.end.outcome, recording.end.audio_ms) == ("ended", 1000)
+
+
+def test_a_session_that_moves_is_written_by_each_node_it_comes_to(bus, run):
+    archive = Archive(bus)
+    north, south = Recorder(archive, POLICY, "north"), Recorder(archive, POLICY, "south")
+
+    async def scenario() -> None:
+        assert await north.begin(FACTS)
+        for number, (node, other) in enumerate([(north, south), (south, north), (north, south)]):
+            node.note("s", f"message {number}", [])
+            await node.flush()
+            node.let_go("s")
+            await node.flush()
+            assert await other.go_on("s")
+        south.end("s", "ended", 1000)
+        await south.flush()
+        assert not await south.go_on("another")
+
+    run(scenario())
+    recording = run(archive.load("s"))
+    assert [item.text for item in recording.of(Said)] == ["message 0", "message 1", "message 2"]
+    assert recording.end is not None
+    assert recording.faults == ()
 
 
 def test_without_redis_the_session_goes_on_unrecorded(run, caplog: pytest.LogCaptureFixture):

@@ -24,7 +24,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from cli import redis_fleet
 from cli.redis_server import find
@@ -1819,6 +1819,24 @@ def test_a_drain_lets_sessions_end(run, nodes: Nodes):
             await client.send(TERMINATE)
             messages, code, _ = await rest(client)
             assert (messages[0]["transcript"], code) == ("800 samples", 1000)
+
+    run(scenario())
+
+
+def test_a_balancer_that_asks_for_it_is_sent_to_another_node(run, nodes: Nodes):
+    """Before a WebSocket is open; nobody else is answered so."""
+
+    async def scenario() -> None:
+        asking: dict[str, Any] = {"additional_headers": {"Authorization": "any", "X-Steno-Try-Another": "1"}}
+        async with nodes(drain_grace_s=30) as node, node.client(**asking) as client:
+            await begin(client)
+            node.drain.set()
+            await nodes.wait_until(lambda: node.ingress._draining)
+            with pytest.raises(InvalidStatus) as refused:
+                await node.client(**asking)
+            assert refused.value.response.status_code == 503
+            await client.send(TERMINATE)
+            assert (await rest(client))[1] == 1000
 
     run(scenario())
 

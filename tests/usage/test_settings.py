@@ -36,6 +36,12 @@ def test_the_rules_of_batches_are_the_operator_s():
     assert changed.rules == Rules(1, 2, 3, 4)
 
 
+@pytest.mark.parametrize("name", ["PROBE_PORT", "HTTP_PORT"])
+def test_the_port_has_the_name_of_the_mirrored_stack(monkeypatch: pytest.MonkeyPatch, name: str):
+    monkeypatch.setenv(name, "8085")
+    assert load(UsageSettings).probe_port == 8085
+
+
 def test_each_process_has_a_name_of_its_own():
     assert UsageSettings().consumer != UsageSettings().consumer
 

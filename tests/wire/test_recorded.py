@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from wire import recorded
 from wire.errors import EntryError
 from wire.recorded import (
+    BATCH_BYTES,
     FORMAT,
     KINDS,
     Audio,
@@ -15,6 +16,7 @@ from wire.recorded import (
     Said,
     SessionEnd,
     SessionFacts,
+    Sound,
     TooNew,
     pack_batch,
     pack_end,
@@ -22,6 +24,7 @@ from wire.recorded import (
     unpack_batch,
     unpack_end,
     unpack_facts,
+    weight,
 )
 
 texts = st.text(max_size=20)
@@ -85,6 +88,46 @@ def test_kinds_and_fields_of_later_releases_are_passed_over():
 def test_an_item_that_cannot_be_read_leaves_its_neighbours():
     packed = msgpack.packb([FORMAT, "here", 0, [[2, "when?", "hello"], [2, 6], [1, 7.0, 0, b"\0\0"]]])
     assert unpack_batch(packed) == Batch("here", 0, (Audio(7.0, 0, b"\0\0"),), broken=2)
+
+
+frames = st.lists(
+    st.tuples(times, st.integers(0, 20).map(lambda samples: bytes(2 * samples))), min_size=1, max_size=5
+)
+
+
+@given(st.integers(0, 2**40), frames)
+def test_frames_that_were_gathered_come_out_one_by_one(position, given):
+    sound, wanted, start = Sound(position, position), [], position
+    for at_s, pcm in given:
+        assert sound.add(at_s, start, pcm)
+        wanted.append(Audio(at_s, start, pcm))
+        start += len(pcm) // 2
+    assert unpack_batch(pack_batch("here", 0, [sound])) == Batch("here", 0, tuple(wanted))
+    assert weight(sound) == sum(map(weight, wanted))
+
+
+def test_only_frames_that_follow_are_gathered_and_not_without_end():
+    sound = Sound(0, 0)
+    assert sound.add(1.0, 0, bytes(200))
+    assert not sound.add(2.0, 101, bytes(200))
+    while sound.add(3.0, sound.end, bytes(32_000)):
+        assert sound.size <= BATCH_BYTES
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [0, [1.0], [4], b"\0\0"],
+        [0, [1.0], [1], b"\0"],
+        [0, [], [2], b"\0\0"],
+        [0, ["x"], [2], b"\0\0"],
+        [0],
+        [],
+    ],
+)
+def test_frames_that_cannot_be_read_are_counted(fields):
+    packed = msgpack.packb([FORMAT, "here", 0, [[12, *fields], [2, 5.0, "hello"]]])
+    assert unpack_batch(packed) == Batch("here", 0, (Said(5.0, "hello"),), broken=1)
 
 
 def test_audio_is_not_shown_where_items_are_printed():

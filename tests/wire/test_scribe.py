@@ -5,7 +5,7 @@ import pytest
 from wire.archive import Archive
 from wire.errors import BusUnavailable
 from wire.keys import Keys
-from wire.recorded import Audio, Missed, Said, SessionEnd, SessionFacts
+from wire.recorded import Audio, Item, Missed, Said, SessionEnd, SessionFacts
 from wire.scribe import Scribe
 from wire.streams import Bus
 
@@ -38,6 +38,27 @@ def test_items_arrive_in_their_order_and_the_end_after_them(archive, run):
     assert not scribe._reels
 
 
+def test_frames_are_gathered_and_keep_their_place_among_the_rest(archive, run):
+    scribe = Scribe(archive)
+    scribe.open("s", "ingress")
+    wanted: list[Item] = [
+        Audio(1.0, 0, b"\1\1"),
+        Audio(2.0, 1, b"\2\2"),
+        Said(3.0, "hello"),
+        Audio(4.0, 2, b"\3\3"),
+    ]
+    for item in [*wanted, Audio(5.0, 9, b"\4\4")]:
+        if isinstance(item, Audio):
+            scribe.keep_audio("s", item.at_s, item.position, item.pcm)
+            scribe.keep_audio("another", item.at_s, item.position, item.pcm)
+        else:
+            scribe.keep("s", item)
+    assert len(scribe._reels["s"].items) == 4
+    run(scribe.flush())
+    assert list(run(archive.load("s")).items) == [*wanted, Audio(5.0, 9, b"\4\4")]
+    assert scribe._bytes == 0
+
+
 def test_what_is_not_recorded_costs_nothing(archive, run):
     scribe = Scribe(archive)
     scribe.keep("another", Said(1.0, "hello"))
@@ -50,8 +71,10 @@ def test_what_is_not_recorded_costs_nothing(archive, run):
 def test_what_finds_no_room_is_dropped_and_told(archive, run):
     scribe = Scribe(archive, lambda: 150.0, most_bytes=2_000)
     scribe.open("s", "ingress")
-    for second in range(4):
+    for second in range(2):
         scribe.keep("s", Audio(float(second), 400 * second, bytes(800)))
+    scribe.keep("s", Audio(2.0, 800, bytes(800)))
+    scribe.keep_audio("s", 3.0, 1200, bytes(800))
     run(scribe.flush())
     run(scribe.flush())
     recording = run(archive.load("s"))

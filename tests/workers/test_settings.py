@@ -41,6 +41,14 @@ def test_the_environment_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.partial_ms == 100
 
 
+@pytest.mark.parametrize("name", ["PROBE_PORT", "SERVER_PORT"])
+def test_the_port_of_the_mirrored_stack_is_where_health_is(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "50051")
+    assert load(WorkerSettings).probe_port == 50051
+
+
 @pytest.mark.parametrize(
     "name, value",
     [
