@@ -171,8 +171,7 @@ class Outbox:
                 made = await self._bus.restore(lost)
                 if log.entries:
                     self.ledger.written(session, log.entries[-1][0])
-            if self._lost.get(session) is wanted:
-                del self._lost[session]
+            self._lost.pop(session, None)  # also what was asked for meanwhile: it is done
             metrics.SESSIONS_RESTORED.labels("restored" if made else "gone").inc()
             restored(made)
 

@@ -3,9 +3,10 @@
 -- op "renew" | "settle" | "give_back"   KEYS: offers stream             ARGV: op, group, worker, offer id
 --     A pending entry of the offers stream is the lease. XCLAIM and XACK succeed for anyone, so a worker that
 --     slept past its lease would take it back; the owner is compared first. Returns 1, or 0 for a lost lease.
--- op "take"                             KEYS: session state             ARGV: op, ttl ms
+-- op "take"                             KEYS: session state             ARGV: op, ttl ms, offer id
 --     One more take of the session: its generation grows and fences every earlier holder. Returns
---     {offer, generation, checkpoint or '', takes}, or nil when the session is gone.
+--     {offer, generation, checkpoint or '', takes}, or nil when the session is gone, or is held by another offer: one
+--     whose making was not answered may be made twice.
 -- op "publish"                          KEYS: events, state, audio      ARGV: op, generation, ttl ms, log length,
 --                                       checkpoint or '', first audio id to keep or '', then sequence, event, ...
 --     Events, checkpoint and trim in one go, only for the holder of the newest generation.
@@ -69,7 +70,9 @@ end
 
 if op == "take" then
   local offer = redis.call("HGET", KEYS[1], "offer")
-  if not offer then return nil end
+  local held = redis.call("HGET", KEYS[1], "held")
+  if not offer or (held and held ~= ARGV[3]) then return nil end
+  redis.call("HSET", KEYS[1], "held", ARGV[3])
   local generation = redis.call("HINCRBY", KEYS[1], "generation", 1)
   local takes = redis.call("HINCRBY", KEYS[1], "takes", 1)
   outlive(KEYS[1], ARGV[2])

@@ -259,7 +259,7 @@ class Bus:
                 await self._redis.script_load(lua)
         for result in results:
             if isinstance(result, RedisError):
-                raise BusUnavailable(f"Redis refused a script: {result}")
+                raise BusUnavailable(f"Redis refused a script: {result}") from result
         return results
 
     # ---------------------------------------------------------------------------------------------- ingress side
@@ -364,7 +364,12 @@ class Bus:
         Taking one twice is taking it once. It is free again after PLACE_TTL_S unless it is kept.
         """
         call = ("enter", session, PLACE_TTL_S * 1000, most)
-        (taken,) = await self.run_script([((self.keys.places(holder),), call)])
+        try:
+            (taken,) = await self.run_script([((self.keys.places(holder),), call)])
+        except BusUnavailable as error:
+            if "WRONGTYPE" in str(error) and error.__cause__ is not None:
+                raise error.__cause__ from None  # the fault of this holder's key, not of Redis
+            raise
         return bool(taken)
 
     async def keep_places(self, places: Sequence[tuple[str, str]]) -> None:
@@ -460,7 +465,10 @@ class Bus:
             except (EntryError, KeyError, TypeError):
                 dead.append(offer_id)
         results = await self.run_script(
-            [((self.keys.state(offer.session),), ("take", SESSION_TTL_S * 1000)) for _, offer in readable]
+            [
+                ((self.keys.state(offer.session),), ("take", SESSION_TTL_S * 1000, offer_id))
+                for offer_id, offer in readable
+            ]
         )
         leases: list[Lease] = []
         for (offer_id, offered), result in zip(readable, results, strict=True):

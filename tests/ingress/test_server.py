@@ -1434,7 +1434,8 @@ def test_what_a_worker_told_and_redis_lost_is_told_again(run, nodes: Nodes):
             served = only(node.worker)
             served.sequence += 1  # a final that never came
             await node.worker.say_turn(served.session, "and another", final=True)
-            await nodes.wait_until(lambda: only(node.worker) is not served and only(node.worker).sequence)
+            session = node.ingress._clients[served.session].session
+            await nodes.wait_until(lambda: session._generation > served.lease.generation)
             await node.worker.say_turn(served.session, "again")
             await node.worker.say_turn(served.session, "and another")
             told = [json.loads(await client.recv())["transcript"] for _ in range(2)]

@@ -628,6 +628,24 @@ def test_a_generation_that_redis_has_forgotten_is_not_given_again(run, bus: Bus,
     run(scenario())
 
 
+def test_of_two_offers_of_one_session_only_the_first_counts(run, bus: Bus, server: Any, keys: Keys):
+    """One that was made without an answer is made again."""
+
+    async def scenario() -> None:
+        lease = await taken_after_join(bus, "s", "a")
+        lost = Restoration(lease.offer, lease.offer_id, lease.generation, b"", (), 1)
+        await bus.restore(lost)
+        await bus.restore(lost)
+        [taken] = await bus.take("english", "b", 2, BLOCK_MS)
+        assert await bus.take("english", "c", 2, BLOCK_MS) == []
+        assert await bus.publish([Publication(taken, [event(taken, 0)])]) == []
+        assert server.xlen(keys.offers("english")) == 1
+        [again] = await bus.take_over("english", "c", 2, NOW_MS)
+        assert again.offer_id == taken.offer_id
+
+    run(scenario())
+
+
 def test_a_full_redis_takes_no_event_and_says_so(run, bus: Bus, server: Any):
     async def scenario() -> None:
         lease = await taken_after_join(bus, "s", "a")
