@@ -89,10 +89,21 @@ class Keeper:
                 self._marked.discard(session)
         return made
 
-    def rest(self) -> list[Keeping]:
-        """What to write of marked sessions that have no entries waiting."""
-        marked, self._marked = self._marked, set()
+    def rest(self, waiting: Collection[str]) -> list[Keeping]:
+        """What to write of marked sessions that have no entries `waiting`."""
+        marked = self._marked.difference(waiting)
+        self._marked -= marked
         return [self._kept[session].keeping(self._node, self._ttl_s, (), True) for session in marked]
+
+    async def has_moved_on(self, session: str) -> bool:
+        """Whether it has, as far as Redis knows; then its node is told. Raises BusUnavailable."""
+        kept = self._kept.get(session)
+        found = await self._moves.find(session) if kept else None
+        if kept is None or found is None or found.moves <= kept.moves:
+            return False
+        self.drop(session)
+        self._moved(session)
+        return True
 
     async def write(self, keepings: Sequence[Keeping]) -> None:
         """Raises BusUnavailable, with everything to be written once more."""

@@ -110,6 +110,10 @@ class Outbox:
         self._lost[offer.session] = offer, offer_id, generation, restored
         self._work.set()
 
+    def restoring(self, session: str) -> bool:
+        """Whether that is still to be done, or under way."""
+        return session in self._lost
+
     async def run(self, missed: Callable[[BusUnavailable], None]) -> None:
         """Write for ever; `missed` is told of each failed try. Idle while there is nothing to write."""
         while True:
@@ -137,7 +141,7 @@ class Outbox:
             await self._restore_lost()
             await self._append_pending()
             if self._keeper is not None:
-                await self._keeper.write(self._keeper.rest())
+                await self._keeper.write(self._keeper.rest({item.session for item in self._pending}))
             for _ in range(withdrawn):
                 await self._bus.withdraw(*self._withdrawn[0])
                 self._withdrawn.popleft()
@@ -155,6 +159,9 @@ class Outbox:
         """Here, between two appends: nothing of a session may be written while its log is written anew."""
         for session, wanted in list(self._lost.items()):
             offer, offer_id, generation, restored = wanted
+            if self._keeper is not None and await self._keeper.has_moved_on(session):
+                self._lost.pop(session, None)
+                continue
             log = self.ledger.log(session)
             made = None
             if log is not None:

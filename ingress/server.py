@@ -846,6 +846,7 @@ class Ingress:
                     await self._came_back.wait()
             self._came_back.clear()
             offered = {name: client for name, client in self._clients.items() if client.alive}
+            offers = {name: client.offer_id for name, client in offered.items()}
             try:
                 written = self._outbox.ledger.last_written
                 lost = await self._bus.touch({name: written(name) for name in offered})
@@ -854,7 +855,9 @@ class Ingress:
                 self._missed_redis("touch", error)
                 continue
             for name in lost:
-                self._restore(offered[name])
+                # Not what is being restored already, or was while we asked.
+                if offered[name].offer_id == offers[name] and not self._outbox.restoring(name):
+                    self._restore(offered[name])
             await self._keep_places(offered)
 
     def _restore(self, client: Client) -> None:
