@@ -52,21 +52,18 @@ class CrowdFailed(StackError):
 class Seen:
     """What the crowd saw in one window, in ms.
 
-    `late`: sending after due; `inbound`: from a frame's sending to its entry in Redis, and what one read of the worker
-    takes; `outbound`: from a worker's telling to the client; `begins`: from connecting to Begin, of those who came
-    meanwhile. `failed`: connections lost, or answers that never came.
+    `late`: sending after due; `inbound`: from a frame's sending to the worker's hands, of the few sessions of which
+    that is known; `outbound`: from a worker's telling to the client; `added`: both, where both are known; `begins`:
+    from connecting to Begin, of those who came meanwhile. `failed`: connections lost, or answers that never came.
     """
 
     late: list[float] = field(default_factory=list)
     inbound: list[float] = field(default_factory=list)
     outbound: list[float] = field(default_factory=list)
+    added: list[float] = field(default_factory=list)
     begins: list[float] = field(default_factory=list)
     failed: int = 0
     cores: float = 0.0
-
-    def added(self) -> list[float]:
-        """What lies between a frame and the words it gave, the worker's own step and work left out."""
-        return [there + back for there, back in zip(self.inbound, self.outbound, strict=True)]
 
 
 class Crowd:
@@ -258,10 +255,13 @@ class _Speaker(asyncio.Protocol):
             self.begun.set_result(None)
         elif b'"Turn"' in payload and not self._left:
             word = json.loads(payload)["words"][0]
-            appended_ms, read_ms, told_ms = map(float, word["text"].split("/"))
-            frame = min(len(self._sent_ms), -(-word["end"] // FRAME_MS)) - 1
-            self._crowd.seen.inbound.append(appended_ms - self._sent_ms[frame] + read_ms)
-            self._crowd.seen.outbound.append(now_ms - told_ms)
+            came_ms, told_ms = map(float, word["text"].split("/"))
+            seen, back_ms = self._crowd.seen, now_ms - told_ms
+            seen.outbound.append(back_ms)
+            if came_ms:
+                frame = min(len(self._sent_ms), -(-word["end"] // FRAME_MS)) - 1
+                seen.inbound.append(came_ms - self._sent_ms[frame])
+                seen.added.append(seen.inbound[-1] + back_ms)
 
 
 def _first(received: bytes) -> tuple[int, bytes] | None:

@@ -31,11 +31,11 @@ BEHIND = 0.95
 METHOD = (
     "Real ingress, real Redis, a worker without a model and the crowd, each a process. Each session sends 50 ms of PCM "
     "every 50 ms at a phase of its own and is told a partial for each half second. inbound: from sending a frame to "
-    "its entry in Redis, and one read of the worker; outbound: from the worker's telling to the client; added: both, "
-    "without what the worker waits between two steps. begin: from connecting to Begin, of five sessions a second that "
-    "come meanwhile. A level holds if one of a hundred is added at most the goal, nobody is lost, and the crowd itself "
-    "is on time. per core: sessions whose audio went through, divided by the cores that the ingress took. bare: "
-    "websockets' own receive loop, the frames forgotten, nothing sent back."
+    f"the worker's hands, of {bench_scripted.WATCHED} sessions that it reads as often as it can (of the others once in "
+    "a step of 20 ms); outbound: from the worker's telling to the client; added: both. begin: from connecting to "
+    "Begin, of five sessions a second that come meanwhile. A level holds if one of a hundred is added at most the "
+    "goal, nobody is lost, and the crowd itself is on time. per core: sessions whose audio went through, divided by "
+    "the cores that the ingress took. bare: websockets' own receive loop, the frames forgotten, nothing sent back."
 )
 
 
@@ -126,7 +126,7 @@ def level(
 ) -> dict[str, Any]:
     """One level in numbers. `served`: sessions whose audio the ingress got through."""
     parts: dict[str, Any] = {}
-    for name, values in (("added", seen.added()), ("inbound", seen.inbound), ("outbound", seen.outbound)):
+    for name, values in (("added", seen.added), ("inbound", seen.inbound), ("outbound", seen.outbound)):
         for part in (50, 99):
             parts[f"{name}_p{part}_ms"] = _rounded(percentile(values, part))
     late = percentile(seen.late, 99)

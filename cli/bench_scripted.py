@@ -3,11 +3,13 @@
 It takes every offer of the english pool, reads all audio as a worker does, tells a partial for each half second of it,
 and answers Terminate with one final. It runs as a process of its own until its pipe is closed.
 
-The one word of a partial tells times: when Redis had its newest audio, how long the worker's read took, and when the
-worker told it, in ms with slashes between (`cli/bench_crowd.py` reads them).
+The one word of a partial tells times: when its newest audio came into the worker's hands, and when the worker told it,
+in ms with a slash between (`cli/bench_crowd.py` reads them). A worker reads once in a step, so for a few sessions
+another loop reads as often as it can; of the others the first time is 0, unknown.
 """
 
 import asyncio
+import itertools
 import multiprocessing
 import time
 from collections.abc import Iterator
@@ -32,8 +34,13 @@ from wire.service import new_event_loop
 from wire.streams import Bus
 
 POOL, NAME = "english", "scripted"
-PARTIAL_S = 0.5
+#: News, and checkpoints as with finals of short turns, so often.
+PARTIAL_S, CHECKPOINT_S = 0.5, 3
 _STEP_S, _RENEW_S, _LEASE_S = 0.02, 1.0, 60
+#: So many sessions are watched, so often; that is how much too late a frame may seem.
+WATCHED, WATCH_S = 16, 0.001
+#: Frames of a watched session whose times are kept: a second's.
+_KEPT = 20
 
 
 @dataclass
@@ -42,8 +49,10 @@ class _Served:
     cursor: bytes = b"0-0"
     samples: int = 0
     told: int = 0
+    saved: int = 0
     sequence: int = 0
-    appended_ms: float = 0.0
+    #: Of a watched session: where its newest frames end -> when they came, in ms.
+    came_ms: dict[int, float] | None = None
 
     def event(self, kind: Event, final: bool = False, text: str = "") -> SessionEvent:
         number, self.sequence = self.sequence, self.sequence + 1
@@ -54,6 +63,7 @@ class _Served:
 
     def checkpoint(self) -> Checkpoint:
         """All audio so far is done with: the log stays short."""
+        self.saved = self.samples
         return Checkpoint(0, self.samples, self.cursor.decode(), self.lease.offer.params)
 
     def turn(self, final: bool, times: str = "words") -> SessionEvent:
@@ -94,6 +104,7 @@ async def _serve(redis_url: str, namespace: str, owner: Connection) -> None:
     async with asyncio.TaskGroup() as tasks:
         loops = [tasks.create_task(_take(bus, served)), tasks.create_task(_step(bus, served))]
         loops.append(tasks.create_task(_renew(bus, served)))
+        loops.append(tasks.create_task(_watch(bus, served)))
         await gone.wait()
         for loop in loops:
             loop.cancel()
@@ -116,6 +127,27 @@ async def _renew(bus: Bus, served: dict[str, _Served]) -> None:
         await asyncio.sleep(_RENEW_S)
 
 
+async def _watch(bus: Bus, served: dict[str, _Served]) -> None:
+    """When the frames of the first few sessions come."""
+    cursors: dict[str, bytes] = {}
+    while True:
+        for name in [name for name in cursors if name not in served]:
+            del cursors[name]
+        for name, one in itertools.islice(served.items(), WATCHED):
+            if one.came_ms is None and len(cursors) < WATCHED:
+                one.came_ms, cursors[name] = {}, one.cursor
+        for name, logged in (await bus.read(cursors)).items():
+            cursors[name], now_ms = logged.cursor, time.time() * 1000
+            came_ms = served[name].came_ms if name in served else None
+            if came_ms is None:
+                continue
+            ends = [entry.end for _, entry in logged.entries if isinstance(entry, AudioFrame)]
+            came_ms.update(dict.fromkeys(ends, now_ms))
+            while len(came_ms) > _KEPT:
+                del came_ms[next(iter(came_ms))]
+        await asyncio.sleep(WATCH_S)
+
+
 async def _step(bus: Bus, served: dict[str, _Served]) -> None:
     while True:
         started_s = time.monotonic()
@@ -123,15 +155,12 @@ async def _step(bus: Bus, served: dict[str, _Served]) -> None:
         over: list[Lease] = []
         heard: list[_Served] = []
         read = await bus.read({name: one.cursor for name, one in served.items()})
-        read_ms = (time.monotonic() - started_s) * 1000
         for session, logged in read.items():
             one = served[session]
             one.cursor = logged.cursor
             orders = [entry.order for _, entry in logged.entries if not isinstance(entry, AudioFrame)]
             ends = [entry.end for _, entry in logged.entries if isinstance(entry, AudioFrame)]
             one.samples = max([one.samples, *ends])
-            # Redis tells whole ms, rounded down.
-            one.appended_ms = int(logged.cursor.partition(b"-")[0]) + 0.5
             if Order.TERMINATE in orders:
                 outbox.append(Publication(one.lease, (one.turn(True), one.event(Event.DONE))))
             if Order.TERMINATE in orders or Order.ABANDON in orders:
@@ -141,8 +170,9 @@ async def _step(bus: Bus, served: dict[str, _Served]) -> None:
                 heard.append(one)
         told_ms = time.time() * 1000
         for one in heard:
-            times = f"{one.appended_ms}/{read_ms:.2f}/{told_ms:.2f}"
-            outbox.append(Publication(one.lease, (one.turn(False, times),), one.checkpoint()))
+            times = f"{(one.came_ms or {}).get(one.samples, 0):.2f}/{told_ms:.2f}"
+            saved = one.checkpoint() if one.samples >= one.saved + CHECKPOINT_S * SAMPLE_RATE else None
+            outbox.append(Publication(one.lease, (one.turn(False, times),), saved))
         await bus.publish(outbox)
         await bus.settle(POOL, NAME, over)
         for lease in over:

@@ -48,7 +48,9 @@ class Ledger:
 
     def number(self, session: str, entry: AudioEntry, size: int) -> int:
         """The entry's number. It is held from now on; `size` in bytes."""
-        account = self._accounts.setdefault(session, _Account())
+        account = self._accounts.get(session)
+        if account is None:
+            account = self._accounts[session] = _Account()
         account.last += 1
         account.entries.append((account.last, entry, size))
         account.bytes += size

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from cli import bench_bare, bench_crowd
-from cli.bench_crowd import CrowdFailed, Seen, _first
+from cli.bench_crowd import CrowdFailed, _first
 
 
 def test_all_speak_in_real_time_and_newcomers_come_and_go() -> None:
@@ -51,10 +51,6 @@ def mute() -> Iterator[int]:
 def test_who_does_not_get_in_says_so(mute) -> None:
     with bench_crowd.running(mute) as crowd, pytest.raises(CrowdFailed, match="did not begin, of 2"):
         crowd.grow(2)
-
-
-def test_what_is_added_is_there_and_back() -> None:
-    assert Seen(inbound=[1.0, 2.0], outbound=[0.5, 1.0]).added() == [1.5, 3.0]
 
 
 @pytest.mark.parametrize("size", [0, 125, 126, 70_000])

@@ -29,7 +29,13 @@ def test_a_few_sessions_are_measured_beside_the_bare_loop() -> None:
 
 
 def seen(**changed: object) -> Seen:
-    fine = {"late": [0.1], "inbound": [2.0, 4.0], "outbound": [1.0, 3.0], "begins": [5.0]}
+    fine = {
+        "late": [0.1],
+        "inbound": [2.0, 4.0],
+        "outbound": [1.0, 3.0],
+        "added": [3.0, 7.0],
+        "begins": [5.0],
+    }
     return Seen(**{**fine, **changed})  # type: ignore[arg-type]  # lists and an int, by name
 
 
@@ -42,8 +48,8 @@ def test_a_level_in_numbers() -> None:
 @pytest.mark.parametrize(
     "changed,served,short",
     [
-        ({"inbound": [], "outbound": []}, 100.0, "nothing heard"),
-        ({"inbound": [18.0, 19.0]}, 100.0, "added"),
+        ({"added": []}, 100.0, "nothing heard"),
+        ({"added": [1.0, 21.0]}, 100.0, "added"),
         ({"failed": 1}, 100.0, "failed"),
         ({"late": [50.0]}, 100.0, "generator late"),
         ({}, 90.0, "fell behind"),
