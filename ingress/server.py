@@ -679,6 +679,7 @@ class Ingress:
         session = client.session
         self._recorder.end(session.id, session.outcome or "crashed", session.received_ms)
         self._held.discard(client)
+        self._count_audio()
         del self._clients[session.id]
         if not self._clients:
             self._deserted.set()
