@@ -60,6 +60,8 @@ class ScriptedWorker:
         hears: Callable[[bytes], str] = lambda pcm: f"{len(pcm) // 2} samples",
     ) -> None:
         self.takes = self.settles = True
+        #: It is about to take what comes, whatever `takes` says by now.
+        self.taking = False
         self.hears = hears
         self.served: dict[str, Served] = {}
         self._bus = bus
@@ -114,7 +116,10 @@ class ScriptedWorker:
         if not self.takes:
             await asyncio.sleep(0.005)
             return
-        for lease in await self._bus.take(self._pool, self._name, 1000, 20):
+        self.taking = True
+        leases = await self._bus.take(self._pool, self._name, 1000, 20)
+        self.taking = False
+        for lease in leases:
             self.served[lease.session] = Served(lease)
             await self.say(lease.session, Event.TAKEN)
 

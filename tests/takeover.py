@@ -63,7 +63,7 @@ class _Worker:
         while not self.over:
             if self.log and self.seat.next() is None:
                 entry = self.log.pop(0)
-                self.seat.receive(entry[0], [entry])
+                self.seat.receive(entry[0], [entry], 0.0)
             self.feed()
             if (plan := self.slots.plan(self.recognizer.behind)) is not None:
                 for _, _, hypothesis in self.slots.deliver(plan, self.recognizer.step(plan.batch)):

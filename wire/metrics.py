@@ -104,7 +104,7 @@ STEP_SECONDS = _histogram(
 )
 NEWS_LAG_SECONDS = _histogram(
     "news_lag_seconds",
-    "Time from a step's newest audio (Redis's clock) to what the model told of it.",
+    "Time from the last reading without a step's newest audio to what the model told of it.",
     _LAG_S,
 )
 STATE_BYTES = _gauge("state_bytes", "Memory of one session's state in the model, in bytes; 0: it keeps none.")

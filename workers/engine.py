@@ -77,6 +77,7 @@ class Engine:
         self._leaves = False  # takes nothing new, and hands over what it can
         self._stopping = False
         self._hurried = False  # do not wait for the next period
+        self._read_at_s = time.time()  # when the audio logs were last read
         self._step_s = 0.0  # what a step takes, on average of late
         self._away = 0  # failed tries since Redis was there last
 
@@ -283,6 +284,7 @@ class Engine:
 
     async def _read(self) -> None:
         cursors = {name: seat.cursor for name, seat in self._seats.items() if not seat.crowded}
+        since_s, self._read_at_s = self._read_at_s, time.time()
         try:
             found = await self._bus.read(cursors)
         except BusUnavailable as error:
@@ -292,7 +294,7 @@ class Engine:
             if (seat := self._seats.get(name)) is not None:
                 metrics.ENTRIES_REFUSED.inc(logged.refused)
                 self._notice_hold_up(seat, logged)
-                seat.receive(logged.cursor, logged.entries)
+                seat.receive(logged.cursor, logged.entries, since_s)
         for seat in list(self._seats.values()):
             self._guarded(seat, partial(self._feed, seat))
             self._recorder.read(seat)

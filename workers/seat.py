@@ -76,6 +76,9 @@ class Seat:
         # The last entry that is not needed any more, and the parameters by then.
         self._done: tuple[str, Mapping[str, Any]] = (saved.entry_id, saved.params)
         self._arrivals: deque[tuple[int, float]] = deque(maxlen=ARRIVALS)  # position reached, when
+        self._reads: deque[tuple[int, float]] = (
+            deque()
+        )  # of entries not consumed: number of a read's last, since when
         self._lead_fed = False
         self._early: list[Word] = []  # of the open turn, settled before the lead was
         self._saved_ms = self.ms(saved.position)
@@ -136,9 +139,10 @@ class Seat:
         """Enough entries wait here; reading on must wait."""
         return len(self._queue) >= CROWDED
 
-    def receive(self, cursor: bytes, entries: Iterable[tuple[bytes, AudioEntry]]) -> None:
-        """New entries of the session's log, up to `cursor`."""
+    def receive(self, cursor: bytes, entries: Iterable[tuple[bytes, AudioEntry]], since_s: float) -> None:
+        """New entries of the session's log, up to `cursor`, which were not there at `since_s`."""
         self._queue.extend(entries)
+        self._reads.append((_number(cursor), since_s))
         self.cursor = cursor
 
     def next(self) -> AudioEntry | None:
@@ -157,7 +161,7 @@ class Seat:
         entry_id, _ = self._queue.popleft()
         if isinstance(entry, AudioFrame):
             self.position = max(self.position, entry.end)
-            self._arrivals.append((self.position, int(entry_id.split(b"-")[0]) / 1000))
+            self._arrivals.append((self.position, self._since_s(_number(entry_id))))
         elif entry.order is Order.CONFIGURE:
             self.params = entry.fields or {}
         elif entry.order is Order.TERMINATE:
@@ -165,10 +169,18 @@ class Seat:
         self._marks.append((self.position, entry_id, self.params))
 
     def arrived_s(self, position: int) -> float | None:
-        """When the audio before `position` was in Redis, by its clock; None: it is not known. Ask in order."""
+        """When the audio before `position` was not yet in Redis: the worker had looked in vain, a step before it came.
+
+        In seconds, by the clock of `receive`. None: it is not known. Ask in order.
+        """
         while len(self._arrivals) > 1 and self._arrivals[0][0] < position:
             self._arrivals.popleft()
         return self._arrivals[0][1] if self._arrivals else None
+
+    def _since_s(self, number: int) -> float:
+        while self._reads[0][0] < number:
+            self._reads.popleft()
+        return self._reads[0][1]
 
     def configure(self) -> list[Effect]:
         """The consumed configuration counts from here on."""
@@ -278,3 +290,7 @@ class Seat:
 def refusal(lease: Lease, text: str) -> Publication:
     """What is told of a session that cannot even be seated."""
     return Publication(lease, (SessionEvent(lease.session, lease.generation, 0, Event.FAILED, text=text),))
+
+
+def _number(entry_id: bytes) -> int:
+    return int(entry_id.partition(b"-")[0])

@@ -2288,6 +2288,7 @@ def test_replays_have_places_of_their_own_and_give_way(run, nodes: Nodes, wait_u
                 await begin(client)
                 assert await refused(), "there is one place"
                 node.worker.takes = False
+                await wait_until(lambda: not node.worker.taking)
                 async with node.client() as live:
                     await report(0)
                     assert (await rest(client))[1:] == busy, "others wait for a worker"

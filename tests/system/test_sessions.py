@@ -178,7 +178,9 @@ def test_a_crash_in_one_session_ends_that_session_and_harms_no_other(site):
         doomed.say(clip_pcm(FOX))
         doomed.hear_until(is_turn)
         gap = AudioFrame(position=1_000 * SAMPLE_RATE, pcm=bytes(64))  # audio that follows nothing
-        site.redis.xadd(site.keys.audio(begin["id"]), {b"e": pack_audio(gap)})
+        log = site.keys.audio(begin["id"])
+        last = site.redis.xinfo_stream(log)["last-generated-id"]  # entries are numbered
+        site.redis.xadd(log, {b"e": pack_audio(gap)}, id=f"{int(last.split(b'-')[0]) + 1}-0")
         doomed.hear_rest()
         other.say(clip_pcm(LIGHT)[half:])
         assert_heard(LIGHT, other.end().transcript)

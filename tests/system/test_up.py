@@ -1,5 +1,6 @@
 """`steno up` as an operator meets it: real processes, real weights, started, stopped and killed."""
 
+import contextlib
 import os
 import re
 import signal
@@ -48,7 +49,9 @@ class Up:
 
     def family(self) -> list[psutil.Process]:
         process = psutil.Process(self.process.pid)
-        return [process, *process.children(recursive=True)]
+        while True:
+            with contextlib.suppress(psutil.NoSuchProcess):  # one that ended while it was looked at
+                return [process, *process.children(recursive=True)]
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:

@@ -25,7 +25,7 @@ def seated(mark: str | None = "plain", generation: int = 1) -> Seat:
 
 def feed(seat: Seat, samples: int) -> None:
     frame = AudioFrame(seat.position, bytes(2 * samples))
-    seat.receive(b"1-1", [(b"1-1", frame)])
+    seat.receive(b"1-1", [(b"1-1", frame)], 0.0)
     seat.consumed(frame)
 
 

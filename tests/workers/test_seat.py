@@ -49,7 +49,7 @@ def seated(*entries: AudioEntry, checkpoint: Checkpoint | None = None) -> Seat:
 
 def received(seat: Seat, *entries: AudioEntry, first: int = 1) -> None:
     numbered = [(f"{number}-0".encode(), entry) for number, entry in enumerate(entries, start=first)]
-    seat.receive(numbered[-1][0] if numbered else seat.cursor, numbered)
+    seat.receive(numbered[-1][0] if numbered else seat.cursor, numbered, 0.0)
     while (entry := seat.next()) is not None:
         seat.consumed(entry)
 
@@ -135,7 +135,7 @@ def test_parameters_of_another_release_are_refused(params: dict[str, Any]) -> No
 def test_entries_are_consumed_in_their_order() -> None:
     seat = Seat(lease())
     first, second = frame(0), Control(Order.FORCE_ENDPOINT, 100 * MS)
-    seat.receive(b"2-0", [(b"1-0", first), (b"2-0", second)])
+    seat.receive(b"2-0", [(b"1-0", first), (b"2-0", second)], 0.0)
     assert seat.cursor == b"2-0"
     assert seat.next() is first
     assert seat.next() is first  # until it is consumed
@@ -162,9 +162,9 @@ def test_a_repeated_frame_moves_nothing_back() -> None:
 
 def test_a_crowded_seat_takes_no_more_for_now() -> None:
     seat = Seat(lease())
-    seat.receive(b"9-0", [(b"1-0", frame(0))] * (CROWDED - 1))
+    seat.receive(b"9-0", [(b"1-0", frame(0))] * (CROWDED - 1), 0.0)
     assert not seat.crowded
-    seat.receive(b"9-1", [(b"1-0", frame(0))])
+    seat.receive(b"9-1", [(b"1-0", frame(0))], 0.0)
     assert seat.crowded
 
 
@@ -311,7 +311,7 @@ def test_whoever_resumes_gets_all_audio_after_the_checkpoint(
         again = Seat(lease(saved))
         heard = 0
         for entry in log[kept:]:
-            again.receive(b"99-0", [(b"99-0", entry)])
+            again.receive(b"99-0", [(b"99-0", entry)], 0.0)
             if isinstance(entry, AudioFrame):
                 heard += len(again.samples(entry))  # raises if any is missing
             again.consumed(entry)
@@ -361,17 +361,18 @@ def test_partials_may_be_unwanted() -> None:
     assert not Seat(lease(params=PARAMS | {"include_partial_turns": False})).tells_partials
 
 
-def test_when_audio_arrived_is_known_by_its_entry() -> None:
+def test_when_audio_arrived_is_known_by_the_read_that_found_it() -> None:
     seat = Seat(lease())
     assert seat.arrived_s(0) is None
-    numbered = [(f"{5_000 + n}-0".encode(), frame(100 * n)) for n in range(3)]
-    seat.receive(numbered[-1][0], numbered)
+    for since_s, numbers in ((5.0, (1,)), (6.0, (2, 3)), (7.0, (4,))):
+        entries = [(f"{n}-0".encode(), frame(100 * (n - 1))) for n in numbers]
+        seat.receive(entries[-1][0], entries, since_s)
     while (entry := seat.next()) is not None:
         seat.consumed(entry)
     assert seat.arrived_s(100 * MS) == 5.0
-    assert seat.arrived_s(100 * MS + 1) == 5.001
-    assert seat.arrived_s(300 * MS) == 5.002
-    assert seat.arrived_s(900 * MS) == 5.002
+    assert seat.arrived_s(100 * MS + 1) == 6.0
+    assert seat.arrived_s(300 * MS) == 6.0
+    assert seat.arrived_s(900 * MS) == 7.0
 
 
 def test_in_silence_another_worker_goes_on_from_the_model_s_newest_place_behind_the_margin() -> None:
