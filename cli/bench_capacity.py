@@ -18,6 +18,8 @@ HELD_S = 30
 BYTES_PER_S = 2 * SAMPLE_RATE
 #: What TCP, TLS, WebSocket frames and stream entries add to audio on the wire.
 OVERHEAD = 1.1
+#: An ingress keeps pace while half of the frames are added less than this.
+PACE_MS = 100
 POOLS = ("english", "multilang", "u3pro")
 SIZES = (100, 1_000, 10_000)
 _HEAD = """# Capacity
@@ -29,9 +31,10 @@ _PLAN = f"""
 ## What so many sessions need
 
 Computed from the figures above, with {PLANNED:.0%} of a core planned for use. Ingress and Redis: cores per session at
-the largest level that holds, times sessions. Redis' memory: {HELD_S} s of 16 kHz audio for each session, which is what
-it holds since a checkpoint when nobody pauses for that long. Network: 16 kHz PCM and {OVERHEAD - 1:.0%} for what
-carries it, once from clients to ingress, once to Redis, once to workers. Workers: machines like the one measured.
+the largest level that ingress keeps pace with, times sessions. Redis' memory: {HELD_S} s of 16 kHz audio for each
+session, which is what it holds since a checkpoint when nobody pauses for that long. Network: 16 kHz PCM and
+{OVERHEAD - 1:.0%} for what carries it, once from clients to ingress, once to Redis, once to workers. Workers: machines
+like the one measured.
 """
 
 
@@ -47,8 +50,12 @@ class Node:
 
 
 def node(result: Mapping[str, Any] | None) -> Node | None:
-    """The largest level that holds; None without one."""
-    levels = [level for level in (result or {}).get("levels", ()) if level["holds"]]
+    """The largest level that an ingress keeps pace with; None without one."""
+    levels = [
+        level
+        for level in (result or {}).get("levels", ())
+        if not level["failed"] and (level["added_p50_ms"] or math.inf) <= PACE_MS
+    ]
     if not levels:
         return None
     best = max(levels, key=lambda level: int(level["sessions"]))
@@ -80,7 +87,18 @@ def _measured(results: Mapping[str, Mapping[str, Any]], found: Node | None) -> l
     if found is not None:
         on, command = _machine(results["ingress"]), "`steno bench ingress`"
         rows += [
-            ("Sessions of one ingress, 50 ms frames", f"{found.sessions:,}", on, command),
+            (
+                "Sessions of one ingress, p99 of what it adds at most 20 ms",
+                f"{results['ingress']['holds']:,}",
+                on,
+                command,
+            ),
+            (
+                f"Sessions it keeps pace with (half added below {PACE_MS} ms)",
+                f"{found.sessions:,}",
+                on,
+                command,
+            ),
             ("Added to delays there, p99", f"{found.added_p99_ms:.1f} ms", on, command),
             ("Ingress, sessions a core", f"{1 / found.ingress:,.0f}", on, command),
             ("Redis, sessions a core", f"{1 / found.redis:,.0f}", on, command),

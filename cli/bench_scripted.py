@@ -38,7 +38,7 @@ POOL, NAME = "english", "scripted"
 PARTIAL_S, CHECKPOINT_S = 0.5, 3
 _STEP_S, _RENEW_S, _LEASE_S = 0.02, 1.0, 60
 #: So many sessions are watched, so often; that is how much too late a frame may seem.
-WATCHED, WATCH_S = 16, 0.001
+WATCHED, WATCH_S = 6, 0.002
 #: Frames of a watched session whose times are kept: a second's.
 _KEPT = 20
 

@@ -12,16 +12,29 @@ from cli.bench_capacity import Node, node, page
 ROOT = Path(__file__).parents[2]
 COMMAND = "python -m cli.bench_transducer --model m --lookahead 0"
 STEP = f"| Step of m, 80 ms chunks, sessions | 1,960 | Counting frame | `{COMMAND}` |"
+ON = "Abacus, 2 cores, 8 GiB | `steno bench ingress`"
+HELD = f"| Sessions of one ingress, p99 of what it adds at most 20 ms | 500 | {ON} |"
 MACHINE = {"processor": "Abacus", "cores": 2, "memory_gib": 8.0}
 
 
 def level(sessions: int, holds: bool = True) -> dict[str, Any]:
-    cores = {"ingress": sessions / 1_000, "redis": sessions / 4_000}
-    return {"sessions": sessions, "holds": holds, "cores": cores, "session_kib": 40.0, "added_p99_ms": 12.34}
+    return {
+        "sessions": sessions,
+        "holds": holds,
+        "failed": 0,
+        "cores": {"ingress": sessions / 1_000, "redis": sessions / 4_000},
+        "session_kib": 40.0,
+        "added_p50_ms": 5.0 if holds else 500.0,
+        "added_p99_ms": 12.34,
+    }
 
 
 RESULTS: dict[str, dict[str, Any]] = {
-    "ingress": {"machine": MACHINE, "levels": [level(500), level(700), level(900, holds=False)]},
+    "ingress": {
+        "machine": MACHINE,
+        "holds": 500,
+        "levels": [level(500), level(700), level(900, holds=False)],
+    },
     "worker": {"machine": MACHINE, "holds": 8},
     "worker-u3pro": {"machine": MACHINE, "holds": 0},
     "transducer": {
@@ -43,7 +56,7 @@ RESULTS: dict[str, dict[str, Any]] = {
 }
 
 
-def test_the_largest_level_that_holds_counts() -> None:
+def test_the_largest_level_that_it_keeps_pace_with_counts() -> None:
     assert node(RESULTS["ingress"]) == Node(700, 0.001, 0.00025, 40.0, 12.34)
     assert node(None) is None
     assert node({"levels": [level(5, holds=False)]}) is None
@@ -52,6 +65,7 @@ def test_the_largest_level_that_holds_counts() -> None:
 @pytest.mark.parametrize(
     "row",
     [
+        HELD,
         "| Ingress, sessions a core | 1,000 | Abacus, 2 cores, 8 GiB | `steno bench ingress` |",
         "| Redis, sessions a core | 4,000 | Abacus, 2 cores, 8 GiB | `steno bench ingress` |",
         "| Live sessions of the u3pro pool | 0 | Abacus, 2 cores, 8 GiB | `steno bench worker --pool u3pro` |",
