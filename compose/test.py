@@ -212,7 +212,7 @@ class Site:
         over.set()
         for talker in talkers:
             talker.join()
-        assert refused == [], refused
+        assert not refused, f"{len(refused)} refused, such as {refused[:3]}"
 
     def two_nodes(self) -> None:
         """Until the load balancer knows both ingress nodes by the addresses that they have now."""
