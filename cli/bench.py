@@ -110,16 +110,7 @@ def worker(  # noqa: PLR0913 each is an option of the command
         "end_max_ms": "end max",
         "generator_late_p99_ms": "late p99",
     }
-    services = list(result["levels"][0]["cores"])
-    rows = [
-        (
-            *(level[part] for part in parts),
-            *(f"{level['cores'][name]:.2f}" for name in services),
-            "yes" if level["holds"] else ", ".join(level["falls_short"]),
-        )
-        for level in result["levels"]
-    ]
-    _print(result, (*parts.values(), *services, "holds"), rows, as_json)
+    _print_levels(result, parts, as_json)
     if as_json:
         return
     _say(
@@ -346,16 +337,7 @@ def ingress(
         "of_bare": "of bare",
         "generator_late_p99_ms": "late p99",
     }
-    services = list(result["levels"][0]["cores"])
-    rows = [
-        (
-            *(level[part] for part in parts),
-            *(f"{level['cores'][name]:.2f}" for name in services),
-            "yes" if level["holds"] else ", ".join(level["falls_short"]),
-        )
-        for level in result["levels"]
-    ]
-    _print(result, (*parts.values(), *services, "holds"), rows, as_json)
+    _print_levels(result, parts, as_json)
     if not as_json:
         goals = bench_ingress.GOALS
         _say(
@@ -539,6 +521,20 @@ def _print(
     _say(f"[dim]{result['method']}[/]\n")
     _say(table)
     _say("\n[dim]written: " + ", ".join(result["written"]) + "[/]")
+
+
+def _print_levels(result: dict[str, Any], parts: dict[str, str], as_json: bool) -> None:
+    """A row for each level: these of its figures, named so, then cores of each service, and whether it holds."""
+    services = list(result["levels"][0]["cores"])
+    rows = [
+        (
+            *(level[part] for part in parts),
+            *(f"{level['cores'][name]:.2f}" for name in services),
+            "yes" if level["holds"] else ", ".join(level["falls_short"]),
+        )
+        for level in result["levels"]
+    ]
+    _print(result, (*parts.values(), *services, "holds"), rows, as_json)
 
 
 def _say(what: Any) -> None:

@@ -91,17 +91,15 @@ def test_streamed_words_are_those_of_the_library_offline(lookahead: int) -> None
 @needed
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("lookahead, published", [(0, 8), (1, 6), (6, 5), (13, 4)])
-def test_the_error_rate_is_the_librarys_at_every_look_ahead(lookahead: int, published: int) -> None:
-    """`published`: errors in 260 words of other strings of the same recordings, by the model's authors.
-
-    Measured on ours: 14, 10, 9, 10 of 250 words, by the library as by us.
+@pytest.mark.parametrize("lookahead, counted", [(0, 14), (1, 10), (6, 9), (13, 10)])
+def test_the_error_rate_is_the_librarys_at_every_look_ahead(lookahead: int, counted: int) -> None:
+    """`counted`: the library's errors in these 250 words. The model's authors published 8, 6, 5 and 4 of 260 on other
+    strings of the same recordings; on these the library itself does not reach that.
     """
     said = digits.strings(60)
     heard, offline = streamed(said, lookahead), [digits.offline(one.audio, lookahead) for one in said]
     assert heard == offline
-    words = sum(len(one.text.split()) for one in said)
-    assert errors(said, heard) / words < published / 260 + 0.03
+    assert errors(said, heard) == counted
 
 
 @needed
