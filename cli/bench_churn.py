@@ -87,7 +87,9 @@ def run(sessions: int, tell: Callable[[str], None], tls: bool = False) -> dict[s
 
 def leaks(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
     """What is left that should not be: names of measures."""
-    left = [name for name in ("tasks", "files", "sessions_open", "session_keys") if after[name] > before[name]]
+    left = [
+        name for name in ("tasks", "files", "sessions_open", "session_keys") if after[name] > before[name]
+    ]
     return left + ["unix_sockets"] * (after["unix_sockets"] > MAX_UNIX_SOCKETS)
 
 
