@@ -6,7 +6,15 @@ from cli import bench_churn, up
 from cli.bench_churn import KINDS, leaks
 from wire import service
 
-REST = dict(ingress_rss_kib=1, files=9, unix_sockets=6, threads=2, tasks=7, sessions_open=0, session_keys=0)
+REST = {
+    "ingress_rss_kib": 1,
+    "files": 9,
+    "unix_sockets": 6,
+    "threads": 2,
+    "tasks": 7,
+    "sessions_open": 0,
+    "session_keys": 0,
+}
 
 
 def test_what_is_left_is_named() -> None:
