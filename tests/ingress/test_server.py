@@ -28,7 +28,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from cli import redis_fleet
 from cli.redis_server import find
-from ingress import server
+from ingress import connection, server
 from ingress.consent import Record
 from ingress.server import Ingress, serve
 from ingress.session import Effect, Session
@@ -735,7 +735,7 @@ async def licensed(node: Node, wait_until: Callable[..., Any], **other: Any) -> 
 def test_nobody_is_admitted_before_a_licence_was_validated(run, nodes: Nodes, wait_until):
     async def scenario() -> None:
         async with nodes(license_required=True, ready=False) as node:
-            await wait_until(lambda: node.ingress._ready)
+            await wait_until(lambda: node.ingress._reach.ready)
             status, body = await node.get("/v3/ws/health")
             assert (status, json.loads(body)["status"]) == (503, "unlicensed")
             assert not node.probe.ready
@@ -1206,7 +1206,7 @@ async def careless(node: Node) -> AsyncIterator[asyncio.StreamReader]:
 
 
 def test_a_client_that_never_answers_our_close_is_cut_off(run, nodes: Nodes, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(server, "CLOSE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(connection, "CLOSE_TIMEOUT_S", 0.2)
 
     async def scenario() -> None:
         async with nodes(max_session_s=0.3) as node, careless(node) as reader:
@@ -1218,7 +1218,7 @@ def test_a_client_that_never_answers_our_close_is_cut_off(run, nodes: Nodes, mon
 
 
 def test_a_client_that_never_reads_again_is_cut_off(run, nodes: Nodes, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(server, "CLOSE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(connection, "CLOSE_TIMEOUT_S", 0.2)
 
     async def scenario() -> None:
         async with nodes(max_unread_bytes=2**16) as node, careless(node):
@@ -1701,7 +1701,7 @@ def test_a_redis_that_takes_no_more_ends_sessions_and_is_found_again(run, nodes:
 
 
 def test_a_client_that_pings_and_does_not_read_is_cut_off(run, nodes: Nodes, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(server, "CLOSE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(connection, "CLOSE_TIMEOUT_S", 0.2)
     ping = b"\x89\xfd\0\0\0\0" + bytes(125)
 
     async def scenario() -> None:
