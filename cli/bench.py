@@ -1,13 +1,21 @@
 """`steno bench`: what the real stack does here, as tables, JSON and pictures."""
 
-import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+
+from cli.bench_shown import RESULTS, AsJson, OfPool, Out, Quick, Tls
+from cli.bench_shown import counts as _counts
+from cli.bench_shown import described as _result
+from cli.bench_shown import measuring as _measuring
+from cli.bench_shown import say as _say
+from cli.bench_shown import show as _print
+from cli.bench_shown import show_levels as _print_levels
+from cli.bench_shown import title as _title
+from cli.bench_shown import write as _write
 
 app = typer.Typer(
     help="Measure the whole stack on this machine: accuracy, sessions, latency.\n\nEach starts a stack of its own, and "
@@ -15,25 +23,6 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
-
-
-def _pools() -> list[str]:
-    from workers.entry import POOLS
-
-    return list(POOLS)
-
-
-OfPool = Annotated[
-    str, typer.Option(metavar="POOL", autocompletion=_pools, help="Which pool; it is run alone.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Out = Annotated[
-    Path, typer.Option(metavar="DIR", file_okay=False, help="Where JSON and picture are written.")
-]
-Tls = Annotated[bool, typer.Option("--tls", help="Over wss://, with a certificate made for the run.")]
-Quick = Annotated[bool, typer.Option("--quick", help="A minute's look; too short for figures to quote.")]
-Tell = Callable[[str], None]
-RESULTS = Path("bench-results")
 
 
 @app.command(
@@ -446,101 +435,3 @@ def capacity(
     else:
         to.write_text(told)
         _say(f"[dim]written: {to}[/]")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def _counts(text: str) -> list[int]:
-    try:
-        counts = [int(part) for part in text.split(",")]
-    except ValueError:
-        counts = []
-    if not counts or min(counts) < 1:
-        raise typer.BadParameter(
-            "numbers of sessions with commas between, such as 1,4,8", param_hint="--sessions"
-        )
-    return counts
-
-
-@contextlib.contextmanager
-def _measuring(quiet: bool, pools: Sequence[str] = ("english",)) -> Iterator[Tell]:
-    """Tools, and the weights of these pools, at hand; a line that moves while measuring."""
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    from cli import up
-    from cli.bench_machine import tool
-
-    for name in ("psutil", "matplotlib"):
-        tool(name)  # missing: say so before measuring for minutes
-    notes = Console(stderr=True)
-    if pools:
-        up.fetch_weights(notes, pools=pools)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with up.signals_as_ctrl_c(), Progress(*columns, console=notes, transient=True, disable=quiet) as progress:
-        task = progress.add_task("measuring")
-        yield lambda text: progress.update(task, description=text)
-
-
-def _result(name: str, measured: dict[str, Any], quick: bool) -> dict[str, Any]:
-    from cli import bench_machine
-
-    return {"bench": name, "quick": quick, **bench_machine.describe(), **measured}
-
-
-def _write(result: dict[str, Any], out: Path, draw: Callable[[Path], None]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    (out / f"{result['bench']}.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    draw(out / f"{result['bench']}.png")
-    result["written"] = [str(out / f"{result['bench']}.{kind}") for kind in ("json", "png")]
-
-
-def _title(result: dict[str, Any]) -> str:
-    machine, versions = result["machine"], result["versions"]
-    return (
-        f"steno bench {result['bench']}: {machine['processor']}, {machine['cores']} cores; steno {versions['steno']} "
-        f"({result['commit']}), torch {versions['torch']}"
-    )
-
-
-def _print(
-    result: dict[str, Any], header: tuple[str, ...], rows: list[tuple[Any, ...]], as_json: bool
-) -> None:
-    from rich.table import Table
-
-    if as_json:
-        typer.echo(json.dumps(result, ensure_ascii=False))
-        return
-    table = Table(*header, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*("-" if cell is None else str(cell) for cell in row))
-    _say(_title(result))
-    for line in (result["machine"], result["versions"], result["settings"]):
-        _say("[dim]" + ", ".join(f"{name} {value}" for name, value in line.items()) + "[/]")
-    _say(f"[dim]{result['method']}[/]\n")
-    _say(table)
-    _say("\n[dim]written: " + ", ".join(result["written"]) + "[/]")
-
-
-def _print_levels(result: dict[str, Any], parts: dict[str, str], as_json: bool) -> None:
-    """A row for each level: these of its figures, named so, then cores of each service, and whether it holds."""
-    services = list(result["levels"][0]["cores"])
-    rows = [
-        (
-            *(level[part] for part in parts),
-            *(f"{level['cores'][name]:.2f}" for name in services),
-            "yes" if level["holds"] else ", ".join(level["falls_short"]),
-        )
-        for level in result["levels"]
-    ]
-    _print(result, (*parts.values(), *services, "holds"), rows, as_json)
-
-
-def _say(what: Any) -> None:
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=200)  # a file has no width
-    console.print(what, highlight=False)
