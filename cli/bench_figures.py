@@ -112,6 +112,11 @@ def percentile(values: Sequence[float], part: float) -> float | None:
     return ordered[min(len(ordered) - 1, max(0, int(np.ceil(part / 100 * len(ordered))) - 1))]
 
 
+def spread(values: Sequence[float]) -> tuple[float, float]:
+    """The least and the most, rounded as figures are told."""
+    return round(min(values), 1), round(max(values), 1)
+
+
 def slope(points: Sequence[tuple[float, float]]) -> float:
     """Least-squares slope of y over x; 0 for fewer than three points."""
     if len(points) < 3:
