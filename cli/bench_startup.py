@@ -64,11 +64,12 @@ def _help_ms() -> float:
 
 
 def _service_ms(name: str) -> float:
-    with tempfile.TemporaryDirectory(prefix="steno-bench-") as folder, redis_server.EmbeddedRedis() as redis:
-        with contextlib.ExitStack() as stack:
-            if name == "usage":
-                stack.enter_context(ready("licensing", redis.url, Path(folder)))
-            return stack.enter_context(ready(name, redis.url, Path(folder)))
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="steno-bench-")))
+        redis = stack.enter_context(redis_server.EmbeddedRedis())
+        if name == "usage":
+            stack.enter_context(ready("licensing", redis.url, folder))
+        return stack.enter_context(ready(name, redis.url, folder))
 
 
 @contextlib.contextmanager
