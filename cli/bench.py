@@ -1,13 +1,14 @@
 """`steno bench`: what the real stack does here, as tables, JSON and pictures."""
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cli import bench_scale
 from cli.bench_shown import RESULTS, AsJson, OfPool, Out, Quick, Tls
+from cli.bench_shown import capacity as _capacity
 from cli.bench_shown import counts as _counts
 from cli.bench_shown import described as _result
 from cli.bench_shown import measuring as _measuring
@@ -293,13 +294,26 @@ def handshake(
         )
 
 
-@app.command(epilog="[bold]Examples[/]\n  [cyan]steno bench ingress --sessions 250,500,1000 --seconds 20[/]")
+@app.command(
+    epilog="[bold]Examples[/]\n  [cyan]steno bench ingress --sessions 250,500,1000 --seconds 20[/]\n"
+    "  [cyan]steno bench ingress --compare as-is,gc=off,gc=50000/20/50,freeze,loop=asyncio,TICK_MS=8 --sessions 250[/]"
+)
 def ingress(
     sessions: Annotated[
         str, typer.Option(metavar="N,...", help="Levels to try, in growing order.")
     ] = "100,250,500,750,1000,1250",
-    seconds: Annotated[float, typer.Option(min=1, help="How long each level is measured, in s.")] = 10,
+    *,
+    seconds: Annotated[float, typer.Option(min=1, help="How long each level is measured, in s.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="How often; the median counts.")] = 3,
     every: Annotated[bool, typer.Option("--every", help="Go on after a level that does not hold.")] = False,
+    compare: Annotated[
+        str,
+        typer.Option(
+            metavar="SETTING,...",
+            help="Compare the first level with each of these, in turns: as-is, gc=A/B/C, gc=off, freeze, loop=asyncio, "
+            "NAME=VALUE (a variable); joined with +.",
+        ),
+    ] = "",
     as_json: AsJson = False,
     out: Out = RESULTS,
     quick: Quick = False,
@@ -308,8 +322,12 @@ def ingress(
     from cli import bench_ingress, bench_picture
 
     counts = sorted(set(_counts("50,100" if quick else sessions)))
+    seconds, repeats = (3, 1) if quick else (seconds, repeats)
+    if compare:
+        _compare(compare, counts[0], seconds, repeats, as_json, out, quick)
+        return
     with _measuring(as_json, pools=()) as tell:
-        measured = bench_ingress.run(counts, 3 if quick else seconds, tell, every or quick)
+        measured = bench_ingress.run(counts, seconds, tell, every or quick, repeats)
         result = _result("ingress", measured, quick)
     _write(result, out, lambda path: bench_picture.ingress(result["levels"], _title(result), path))
     parts = {
@@ -328,11 +346,39 @@ def ingress(
     }
     _print_levels(result, parts, as_json)
     if not as_json:
-        goals = bench_ingress.GOALS
+        goals, line = bench_ingress.GOALS, result["line"]
         _say(
             f"holds [bold]{result['holds']}[/] sessions (goal: {goals['sessions']:.0f}; added p99 at most "
             f"{goals['added_p99_ms']:.0f} ms, {goals['of_bare']} of the bare loop). Delays in ms, services in cores"
         )
+        if line is not None:
+            bend = "unknown: under four levels" if line["bend"] is None else f"{line['bend']:.1%}"
+            _say(
+                f"from {line['fewest']} to {line['most']} sessions: {line['fixed']:.3f} cores and "
+                f"{1000 * line['session']:.3f} for 1,000 sessions; the slope strays by {bend} "
+                f"(goal: {goals['bend']:.0%})"
+            )
+
+
+def _compare(
+    text: str, count: int, seconds: float, rounds: int, as_json: bool, out: Path, quick: bool
+) -> None:
+    from cli import bench_ingress, bench_picture, bench_tuned
+
+    try:
+        settings = bench_tuned.parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--compare") from None
+    with _measuring(as_json, pools=()) as tell:
+        measured = bench_ingress.compare(settings, count, seconds, rounds, tell)
+        result = _result("ingress-settings", measured, quick)
+    values = {f"{name}: cores of ingress": cores for name, cores in result["measured"].items()}
+    _write(result, out, lambda path: bench_picture.delays(values, {}, _title(result), path, "cores"))
+    rows = []
+    for name, level in result["compared"].items():
+        least, most = level["spread"].get("per_core", (level["per_core"],) * 2)
+        rows.append((name, *(level[part] for part in bench_ingress.COMPARED), f"{least} to {most}"))
+    _print(result, ("settings", *bench_ingress.COMPARED, "per core, spread"), rows, as_json)
 
 
 @app.command(epilog="[bold]Examples[/]\n  [cyan]steno bench chaos --runs 200 --faults kill,redis-empty[/]")
@@ -421,17 +467,21 @@ def capacity(
     to: Annotated[Path | None, typer.Option(help="Write the page here instead of showing it.")] = None,
 ) -> None:
     """What so many sessions need, computed from results that are there; writes CAPACITY.md."""
-    from cli import bench_capacity
-
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
-    if not found:
-        raise typer.BadParameter(
-            f"no results in {results}: run `steno bench ingress` and `steno bench worker` first",
-            param_hint="--results",
-        )
-    told = bench_capacity.page(found, str(results), _counts(sessions))
+    told = _capacity(results, _counts(sessions))
     if to is None:
         typer.echo(told, nl=False)
     else:
         to.write_text(told)
         _say(f"[dim]written: {to}[/]")
+
+
+def _example(*lines: str) -> str:
+    return "\n".join(("[bold]Examples[/]", *(f"  [cyan]steno bench {line}[/]" for line in lines)))
+
+
+app.command(epilog=_example("bus --sessions 250,500,1000", "bus --servers cluster"))(bench_scale.bus)
+app.command(epilog=_example("nodes --nodes 1,2,4 --sessions 100,200"))(bench_scale.nodes)
+app.command(epilog=_example("startup --rounds 10"))(bench_scale.startup)
+app.command("all", epilog=_example("all --short", "all ingress bus nodes --capacity CAPACITY.md"))(
+    bench_scale.every
+)

@@ -22,7 +22,7 @@ from cli.bench_crowd import FRAME_MS, Crowd
 from cli.bench_feeder import Fed
 from cli.bench_figures import middle, percentile
 from cli.bench_machine import Usage
-from cli.bench_model import fit
+from cli.bench_model import KEPT, fit
 from cli.redis_fleet import Server
 
 PLAIN, CLUSTER = "plain", "cluster"
@@ -36,8 +36,6 @@ GOAL_APPEND_MS = 15.0
 #: Nodes that hand a frame over later than this, with one in a hundred, are themselves the limit; so is one that
 #: takes this much of a core.
 LATE_MS, FULL = 10.0, 0.9
-#: A level that gets less of the audio written, or less of the partials told, than this falls behind.
-BEHIND = 0.95
 #: Of each worker so many sessions are read as often as it can, to see when frames come.
 WATCHED = 2
 _PING_S = 0.01
@@ -45,10 +43,10 @@ METHOD = (
     "Real Redis over TCP, in memory. Nodes without clients, at most {per_node} sessions each, and workers without a "
     "model, at most {per_worker} each, each a process: ingress's own outbox and append, the worker's own read, "
     "publish, renew and checkpoint. A frame of 50 ms for each session every 50 ms, a partial for each half second, a "
-    "checkpoint each 3 s. append: the round trip of one tick's frames; inbound: from a frame's due time to the worker's hands, of "
-    "{watched} sessions of each worker; outbound: from the worker's telling to the node; ping: a round trip of PING "
-    "beside it. Cores and operations are those of Redis, of all masters together; busiest: of the one that takes most. "
-    "Each level's figures are the median of its repeats."
+    "checkpoint each 3 s. append: the round trip of one tick's frames; inbound: from a frame's due time to the "
+    "worker's hands, of {watched} sessions of each worker; outbound: from the worker's telling to the node; ping: a "
+    "round trip of PING beside it. Cores and operations are those of Redis, of all masters together; busiest: of the "
+    "one that takes most. Each level's figures are the median of its repeats."
 )
 
 
@@ -111,7 +109,7 @@ def judged(level: dict[str, Any]) -> dict[str, Any]:
         "nothing heard": level["outbound_p99_ms"] is None or append is None,
         "append": (append or 0) > GOAL_APPEND_MS,
         "failed": level["failed"] > 0,
-        "fell behind": min(level["written"], level["told"]) < BEHIND,
+        "fell behind": min(level["written"], level["told"]) < KEPT,
         "Redis full": level["busiest"] > FULL,
         "generator late": late is None or late > LATE_MS,
         "generator full": max(level["cores"]["largest node"], level["cores"]["largest worker"]) > FULL,

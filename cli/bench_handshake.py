@@ -94,7 +94,7 @@ def summary(crowd: Crowd) -> dict[str, Any]:
 class Door:
     """An ingress process with room for everybody; `more` are variables on top, `module` what is run instead of ours."""
 
-    def __init__(  # noqa: PLR0913 each is a choice of some benchmark
+    def __init__(
         self,
         redis_url: str,
         log: Path,

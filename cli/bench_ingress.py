@@ -18,7 +18,7 @@ from cli.bench_crowd import Crowd, Seen
 from cli.bench_figures import middle, percentile
 from cli.bench_handshake import Door
 from cli.bench_machine import Usage, largest, metric
-from cli.bench_model import straight
+from cli.bench_model import KEPT, line
 
 #: Sessions settle at a level before it is measured.
 WARM_UP_S = 2.0
@@ -28,8 +28,6 @@ AT, GOALS_AT = 500, {"inbound_p50_ms": 3, "inbound_p99_ms": 15, "outbound_p50_ms
 GOAL_BEGIN_MS = 100.0
 #: A crowd that is later than this with one frame in a hundred is itself the limit.
 LATE_MS = 10.0
-#: An ingress that gets through less of the audio than this falls behind.
-BEHIND = 0.95
 METHOD = (
     "Real ingress, real Redis, a worker without a model and the crowd, each a process. Each session sends 50 ms of PCM "
     "every 50 ms at a phase of its own and is told a partial for each half second. inbound: from sending a frame to "
@@ -37,9 +35,10 @@ METHOD = (
     "a step of 20 ms); outbound: from the worker's telling to the client; added: both. begin: from connecting to "
     "Begin, of five sessions a second that come meanwhile. A level holds if one of a hundred is added at most the "
     "goal, nobody is lost, and the crowd itself is on time. per core: sessions whose audio went through, divided by "
-    "the cores that the ingress took. bare: websockets' own receive loop, the frames forgotten, nothing sent back. Each "
-    "level's figures are the median of its repeats. line: least squares through the ingress's cores over sessions, of "
-    "the levels from 100 that keep up; bend: how far the slope of its lower or upper half is from the whole's."
+    "the cores that the ingress took. bare: websockets' own receive loop, the frames forgotten, nothing sent back. "
+    "Each level's figures are the median of its repeats. line: least squares through the ingress's cores over "
+    "sessions, of the levels from 100 that keep up; bend: how far the slope of its lower or upper half is from "
+    "the whole's."
 )
 #: What settings are compared by, in this order.
 COMPARED = (
@@ -67,7 +66,7 @@ def run(
         "method": METHOD,
         "goals": GOALS | {f"{name} at {AT} sessions": goal for name, goal in GOALS_AT.items()},
         "holds": holding[-1]["sessions"] if holding else 0,
-        "line": line(levels),
+        "line": None if (found := line(levels)) is None else dataclasses.asdict(found),
         "levels": levels,
         "bare": list(bare.values()),
     }
@@ -82,10 +81,8 @@ def compare(
         # Another one begins each round, so that none always comes after the same.
         first = number % len(settings)
         for one in (*settings[first:], *settings[:first]):
-            said = f"round {number + 1} of {rounds}: {one}"
-            found[one] += _ingress(
-                [count], seconds, lambda _, said=said: tell(said), every=True, settings=one
-            )
+            tell(f"round {number + 1} of {rounds}: {one}")
+            found[one] += _ingress([count], seconds, _quietly, every=True, settings=one)
     return {
         "settings": {"compared": list(settings), "sessions": count, "seconds": seconds, "rounds": rounds},
         "method": METHOD
@@ -96,15 +93,8 @@ def compare(
     }
 
 
-def line(levels: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """Does the ingress's processor time grow in a line? Of levels of 100 sessions and more that keep up."""
-    kept = [
-        (level["sessions"], level["cores"]["ingress"])
-        for level in levels
-        if level["sessions"] >= 100 and not level["failed"] and level["served"] >= BEHIND * level["sessions"]
-    ]
-    found = straight(kept)
-    return None if found is None else dataclasses.asdict(found)
+def _quietly(_: str) -> None:
+    """Who compares has told already."""
 
 
 def _bare(
@@ -131,7 +121,7 @@ def _bare_level(crowd: Crowd, count: int, seconds: float, pid: int) -> dict[str,
     }
 
 
-def _ingress(  # noqa: PLR0913 what is measured, how long, how often, with what
+def _ingress(
     counts: Sequence[int],
     seconds: float,
     tell: Callable[[str], None],
@@ -213,7 +203,7 @@ def judged(level: dict[str, Any]) -> dict[str, Any]:
         "nothing heard": added is None,
         "added": (added or 0) > GOALS["added_p99_ms"],
         "failed": level["failed"] > 0,
-        "fell behind": level["served"] < BEHIND * level["sessions"],
+        "fell behind": level["served"] < KEPT * level["sessions"],
         "generator late": late is None or late > LATE_MS,
     }
     short = [name for name, failed in checks.items() if failed]

@@ -7,10 +7,14 @@ by least squares; sizes that were left out say how far it may be believed.
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+#: An ingress that gets through less of the audio than this falls behind.
+KEPT = 0.95
 
 #: Ingress nodes, sessions on all of them together, cores in use.
 Row = tuple[int, int, float]
@@ -87,8 +91,21 @@ def straight(points: Sequence[tuple[int, float]]) -> Straight | None:
     return Straight(round(fixed, 6), round(slope, 9), known[0][0], known[-1][0], bend)
 
 
+def line(levels: Sequence[Mapping[str, Any]]) -> Straight | None:
+    """Does an ingress's processor time grow in a line? Of levels (`cli/bench_ingress.py`) of 100 sessions and more that
+    keep up: who falls behind leaves work undone.
+    """
+    kept = [
+        (level["sessions"], level["cores"]["ingress"])
+        for level in levels
+        if level["sessions"] >= 100 and not level["failed"] and level["served"] >= KEPT * level["sessions"]
+    ]
+    return straight(kept)
+
+
 def _line(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
-    slope, fixed = np.polyfit(*zip(*points, strict=True), 1)
+    sessions, cores = (np.array(part, float) for part in zip(*points, strict=True))
+    slope, fixed = np.polyfit(sessions, cores, 1)
     return float(slope), float(fixed)
 
 

@@ -15,9 +15,9 @@ from typing import Any
 from cli import bench_crowd, bench_scripted, redis_server, up
 from cli.bench_figures import middle, percentile
 from cli.bench_handshake import Door
-from cli.bench_ingress import BEHIND, LATE_MS, WARM_UP_S
+from cli.bench_ingress import LATE_MS, WARM_UP_S
 from cli.bench_machine import Usage
-from cli.bench_model import Costs, fit, off
+from cli.bench_model import KEPT, Costs, fit, off
 
 #: How far the sizes that were left out may lie from what the model says of them.
 GOAL_OFF = 0.15
@@ -147,7 +147,7 @@ def judged(level: dict[str, Any]) -> dict[str, Any]:
     late = level["generator_late_p99_ms"]
     checks = {
         "failed": level["failed"] > 0,
-        "fell behind": level["told"] < BEHIND,
+        "fell behind": level["told"] < KEPT,
         "generator late": late is None or late > LATE_MS,
     }
     short = [reason for reason, true in checks.items() if true]

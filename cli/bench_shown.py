@@ -43,6 +43,19 @@ def counts(text: str) -> list[int]:
     return counts
 
 
+def capacity(results: Path, sizes: Sequence[int]) -> str:
+    """The page of `steno bench capacity` from the results in this folder. Raises BadParameter without any."""
+    from cli import bench_capacity
+
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
+    if not found:
+        raise typer.BadParameter(
+            f"no results in {results}: run `steno bench ingress` and `steno bench worker` first",
+            param_hint="--results",
+        )
+    return bench_capacity.page(found, str(results), sizes)
+
+
 @contextlib.contextmanager
 def measuring(quiet: bool, pools: Sequence[str] = ("english",)) -> Iterator[Tell]:
     """Tools, and the weights of these pools, at hand; a line that moves while measuring."""
