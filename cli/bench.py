@@ -63,6 +63,7 @@ def worker(  # noqa: PLR0913 each is an option of the command
     *,
     sessions: Annotated[str, typer.Option(metavar="N,...", help="Levels to try.")] = "1,2,4,8,12,16",
     seconds: Annotated[float, typer.Option(min=2, help="Audio of each session at each level, in s.")] = 30,
+    repeats: Annotated[int, typer.Option(min=1, help="How often each level; the median counts.")] = 1,
     workers: Annotated[
         int, typer.Option(min=1, max=64, show_default="one per core", help="Worker processes.")
     ] = os.cpu_count() or 1,
@@ -86,7 +87,9 @@ def worker(  # noqa: PLR0913 each is an option of the command
     bench = bench_pools.of(pool)
     counts = _counts(f"1,{bench.sessions}" if quick else sessions)
     with _measuring(as_json, [pool]) as tell:
-        measured = bench_worker.run(counts, 15 if quick else seconds, tell, workers, pool)
+        measured = bench_worker.run(
+            counts, 15 if quick else seconds, tell, workers, pool, 1 if quick else repeats
+        )
         result = _result(bench.named("worker"), measured, quick)
     goal_ms = bench.final_p95_ms
     _write(result, out, lambda path: bench_picture.sessions(result["levels"], _title(result), goal_ms, path))
