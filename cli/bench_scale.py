@@ -196,7 +196,7 @@ def every(
         result = described(
             "all", bench_all.run(chosen, out, quick, tell, lambda ran: _tell(ran, as_json)), quick
         )
-    write(result, out, lambda _: None)
+    write(result, out, None)
     rows = [(one["part"], one["seconds"], one["failed"] or "done", one["command"]) for one in result["parts"]]
     show(result, ("part", "s", "outcome", "command"), rows, as_json)
     if capacity is not None:

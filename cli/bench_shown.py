@@ -83,12 +83,15 @@ def described(name: str, measured: dict[str, Any], quick: bool) -> dict[str, Any
     return {"bench": name, "quick": quick, **bench_machine.describe(), **measured}
 
 
-def write(result: dict[str, Any], out: Path, draw: Callable[[Path], None]) -> None:
-    """JSON and picture, named after the benchmark."""
+def write(result: dict[str, Any], out: Path, draw: Callable[[Path], None] | None) -> None:
+    """JSON and picture, named after the benchmark; without `draw` no picture."""
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{result['bench']}.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    draw(out / f"{result['bench']}.png")
-    result["written"] = [str(out / f"{result['bench']}.{kind}") for kind in ("json", "png")]
+    kinds = ["json"]
+    if draw is not None:
+        draw(out / f"{result['bench']}.png")
+        kinds.append("png")
+    result["written"] = [str(out / f"{result['bench']}.{kind}") for kind in kinds]
 
 
 def title(result: dict[str, Any]) -> str:
