@@ -267,7 +267,8 @@ def gpu_image(engine: Engine) -> None:
     """The image for GPUs: its torch is one for CUDA, and what a worker needs can be imported in it."""
     build(engine, "worker-gpu", GPU_IMAGE)
     asked = "import torch, workers.entry; print(torch.version.cuda, torch.backends.cudnn.version())"
-    cuda, cudnn = engine.run("run", "--rm", "--entrypoint", "python3", GPU_IMAGE, "-c", asked).split()
+    said = engine.run("run", "--rm", "--entrypoint", "python3", GPU_IMAGE, "-c", asked)
+    cuda, cudnn = said.splitlines()[-1].split()  # after what the engine itself may have to say
     if not cuda[0].isdigit() or not cudnn.isdigit():
         raise AssertionError(f"torch in {GPU_IMAGE} is not for GPUs: CUDA {cuda}, cuDNN {cudnn}")
     print(f"worker-gpu: CUDA {cuda}, cuDNN {cudnn}", flush=True)
