@@ -61,12 +61,14 @@ class Converter:
         A message may end in the middle of a sample: the odd byte is kept for the next one.
         """
         if self._half_sample:
-            data = self._half_sample + data
-        whole = len(data) & ~1
-        data, self._half_sample = (data, b"") if whole == len(data) else (data[:whole], data[whole:])
-        self.received += whole // 2
+            data, self._half_sample = self._half_sample + data, b""
+        size = len(data)
+        if size & 1:
+            size -= 1
+            data, self._half_sample = data[:size], data[size:]
+        self.received += size // 2
         if self._stream is None or not data:
-            self.position += whole // 2
+            self.position += size // 2
             return data
         self._unflushed = True
         return self._out(self._stream.resample_chunk(np.frombuffer(data, _INT16).astype(np.float32)))

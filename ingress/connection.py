@@ -26,6 +26,8 @@ _WHOLE_BINARY = 0x82
 _WHOLE_TEXT = 0x81
 _MASKED = 0x80
 _KEY = 4
+#: A whole, masked binary frame of 126 bytes to 64 KiB: how it begins, and how many bytes stand before its payload.
+_USUAL, _USUAL_HEADER = b"\x82\xfe", 8
 #: Messages kept of a client that nobody listens to yet.
 EARLY = 16
 
@@ -75,6 +77,18 @@ class Connection(ServerConnection):
     # -- what asyncio and the library call
 
     def data_received(self, data: bytes) -> None:
+        size = len(data) - _USUAL_HEADER
+        if (
+            size > 0
+            and self._framing
+            and not self._rest
+            and data[:2] == _USUAL
+            and (data[2] << 8 | data[3]) == size <= (self.protocol.max_size or size)
+            and self._parts is None
+            and self.protocol.state is OPEN
+        ):  # one whole frame of audio, as nearly always; what follows is for all else
+            self._take(apply_mask(data[_USUAL_HEADER:], data[4:_USUAL_HEADER]))
+            return
         if not self._framing:
             super().data_received(data)
             # A client that sends frames with its handshake, or that one's last line in two, is the library's alone.
@@ -87,10 +101,10 @@ class Connection(ServerConnection):
             data = bytes(self._rest)
             self._rest.clear()
         start = 0
-        while (size := _size(data, start)) is not None:
-            if size[1] > (self.protocol.max_size or size[1]) or not data[start + 1] & _MASKED:
+        while (sizes := _size(data, start)) is not None:
+            if sizes[1] > (self.protocol.max_size or sizes[1]) or not data[start + 1] & _MASKED:
                 break
-            payload, end = start + size[0], start + size[0] + size[1]
+            payload, end = start + sizes[0], start + sizes[0] + sizes[1]
             if end > len(data):
                 self._wanted = end - start
                 self._rest += data[start:]
@@ -134,8 +148,8 @@ class Connection(ServerConnection):
             self._take(text)
 
     def _take(self, message: Message) -> None:
-        if self._hear is not None:
-            self._hear(message)
+        if (hear := self._hear) is not None:
+            hear(message)
             return
         self._early.append(message)
         if len(self._early) > EARLY:

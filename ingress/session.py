@@ -317,6 +317,8 @@ class Session:
         self._deaf_to = -1  # generations up to this one have lost events on the way
         self._last_final = -1
         self._ordered, self._ordered_at = 0.0, now  # bytes of orders, less what time has allowed since
+        # Up to so many samples received, the client cannot be too far ahead: what it sends brings it no further.
+        self._near_until = -1.0
         self._short_ms = 0.0  # audio in a row of messages that are too short
         self._pulse: _Pulse | None = None
         self._finals: list[str] = []
@@ -350,9 +352,8 @@ class Session:
         if self.state in DEAF:
             return []
         short_ms = self._checked_duration(data)
-        if self.ahead_s(now) > self._limits.max_buffer_s:
-            text = "Audio transmission rate exceeded: too much audio buffered"
-            raise ClientError(Close.INPUT_DURATION, text)
+        if self._audio.received > self._near_until:
+            self._check_ahead(now)
         pcm = self._decoder.decode(data)
         if self.state not in _HEARING:
             self._enter(Input.AUDIO)
@@ -485,6 +486,7 @@ class Session:
             raise EntryError(f"a place of another version: {place.state} {place.close_code}") from None
         self.outcome, self._close = place.outcome, close
         self._audio.go_on(place.from_received, place.from_position)
+        self._near_until = -1.0
         self._messages, self._audio_bytes = place.from_messages, place.from_bytes
         self._received_before = place.received
         if self._restarts is not None:
@@ -621,6 +623,14 @@ class Session:
         if ordered > ORDER_BURST and not isinstance(message, Terminate):
             raise ClientError(Close.INVALID_INPUT, "User Input Validation Error: Too many messages")
         return ordered
+
+    def _check_ahead(self, now: float) -> None:
+        """Raises ClientError 3007 (protocol 3.1)."""
+        room_s = self._limits.max_buffer_s - self.ahead_s(now)
+        if room_s < 0:
+            text = "Audio transmission rate exceeded: too much audio buffered"
+            raise ClientError(Close.INPUT_DURATION, text)
+        self._near_until = self._audio.received + room_s * self._audio.rate
 
     def _checked_duration(self, data: bytes) -> float:
         """The audio in short messages up to this one, in ms. Raises ClientError 3007 (protocol 3.1)."""

@@ -315,16 +315,24 @@ class Bus:
 
         Each entry comes with its number in its session, from 1 on. One that is there already is not written again.
         """
-        calls: dict[str, tuple[list[bytes], list[Any]]] = {}
-        for session, number, entry in entries:
-            # One call for all; in a cluster one for each session, since a script may touch one slot only.
-            call = session if self._servers.is_cluster else ""
-            keys, arguments = calls.setdefault(call, ([], ["append", AUDIO_LOG_ENTRIES, SESSION_TTL_S]))
-            keys.append(self.keys.audio(session))
+        if not self._servers.is_cluster:
+            await self.run_script([self._append_call(entries)] if entries else [], often=True)
+            return
+        sessions: dict[str, list[tuple[str, int, AudioEntry]]] = {}  # a script may touch one slot only
+        for entry in entries:
+            sessions.setdefault(entry[0], []).append(entry)
+        await self.run_script([self._append_call(own) for own in sessions.values()])
+
+    def _append_call(
+        self, entries: Sequence[tuple[str, int, AudioEntry]]
+    ) -> tuple[Sequence[bytes], Sequence[Any]]:
+        arguments: list[Any] = ["append", AUDIO_LOG_ENTRIES, SESSION_TTL_S]
+        for _, number, entry in entries:
             # A fresh log must not outlive an ingress that dies young.
             lives = number == 1 or not isinstance(entry, AudioFrame)
-            arguments += (pack_audio(entry), entry_id(number), 1 if lives else 0)
-        await self.run_script(list(calls.values()), often=True)
+            arguments += (pack_audio(entry), f"{number}-0", 1 if lives else 0)
+        audio = self.keys.audio
+        return [audio(session) for session, _, _ in entries], arguments
 
     async def touch(self, sessions: Mapping[str, int]) -> list[str]:
         """Keep the sessions' keys alive for SESSION_TTL_S more; call every TOUCH_S.
