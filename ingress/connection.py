@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from websockets.asyncio.server import ServerConnection
+from websockets.datastructures import Headers
 from websockets.frames import DATA_OPCODES, Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import OPEN, Event
@@ -28,6 +29,8 @@ _MASKED = 0x80
 _KEY = 4
 #: A whole, masked binary frame of 126 bytes to 64 KiB: how it begins, and how many bytes stand before its payload.
 _USUAL, _USUAL_HEADER = b"\x82\xfe", 8
+#: In place of a request that nobody asks for any more: the library looks whether there was one.
+_FORGOTTEN = Request("", Headers())
 #: Messages kept of a client that nobody listens to yet.
 EARLY = 16
 
@@ -40,16 +43,20 @@ class Connection(ServerConnection):
         self._hear: Callable[[Message], None] | None = None
         self._early: list[Message] = []
         self._held = False
-        #: Whether we know where frames begin: not during the handshake.
-        self._framing = False
+        #: Whether we know where frames begin: not during the handshake, and whether that is over.
+        self._framing = self._greeted = False
         self._rest = bytearray()  # of a frame that is not there as a whole
         self._wanted = 2  # bytes of it
         self._parts: bytearray | None = None  # of a message in fragments
         self._text = False
 
     def listen(self, hear: Callable[[Message], None]) -> None:
-        """Call `hear` with each message, in order, those that have come already first. It must not raise."""
+        """Call `hear` with each message, in order, those that have come already first. It must not raise.
+
+        The handshake is forgotten: nobody asks for its headers any more, and they are a sixth of a session's memory.
+        """
         self._hear = hear
+        self.request, self.response = _FORGOTTEN, None
         for message in self._early:
             hear(message)
         if len(self._early) > EARLY:
@@ -91,8 +98,10 @@ class Connection(ServerConnection):
             return
         if not self._framing:
             super().data_received(data)
-            # A client that sends frames with its handshake, or that one's last line in two, is the library's alone.
-            self._framing = self.request is not None and data.endswith(b"\r\n\r\n") and not self._early
+            if not self._greeted and self.request is not None:
+                self._greeted = True
+                # A client that sends frames with its handshake, or that one's last line in two, is the library's alone.
+                self._framing = data.endswith(b"\r\n\r\n") and not self._early
             return
         if self._rest:
             self._rest += data

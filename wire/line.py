@@ -1,8 +1,8 @@
 """A connection of our own to one Redis server, for what is asked of it every few milliseconds.
 
-redis-py's client packs word by word in Python, sends in a task of its own, and takes a connection from its pool and gives
-it back with each call (DECISIONS.md, "A line to Redis"). A line keeps one of the library's connections, which knows
-sentinels, TLS and passwords, and hands it what hiredis has packed. One caller at a time; the others wait.
+redis-py's client packs word by word in Python, sends in a task of its own, and takes a connection from its pool and
+gives it back with each call (DECISIONS.md, "A line to Redis"). A line keeps one of the library's connections, which
+knows sentinels, TLS and passwords, and hands it what hiredis has packed. One caller at a time; the others wait.
 """
 
 import asyncio
@@ -31,7 +31,9 @@ class Line:
         packed = [hiredis.pack_command(tuple(words)) for words in commands]
         async with self._lock, asyncio.timeout(self._timeout_s):
             connection = self._connection = self._connection or self._pool.make_connection()
-            await self._pool.ensure_connection(connection)  # one that the server has closed meanwhile is made anew
+            await self._pool.ensure_connection(
+                connection
+            )  # one that the server has closed meanwhile is made anew
             connection.socket_timeout = None  # there is one for all; the library's would be a task for each
             await connection.send_packed_command(packed, check_health=False)
             return [await _answer(connection) for _ in packed]

@@ -239,8 +239,8 @@ def test_a_frame_costs_few_calls(run, calls) -> None:
         async with connected() as side:
             return calls(lambda: side.connection.data_received(whole))
 
-    # Measured: 13. A queue, a task or a parser on the way would cost dozens.
-    assert run(scenario()) <= 16
+    # Measured: 8. A queue, a task or a parser on the way would cost dozens.
+    assert run(scenario()) <= 9
 
 
 @pytest.mark.parametrize("cut", range(1, 12))

@@ -1153,8 +1153,8 @@ def test_a_frame_costs_few_calls(calls):
     actor, frame = session(), bytes(1_600)
     actor.start(0.0)
     actor.client_audio(frame, 1.0)
-    # Measured: 19. Audio is most of what a node does.
-    assert calls(lambda: actor.client_audio(frame, 1.1)) <= 22
+    # Measured: 17. Audio is most of what a node does.
+    assert calls(lambda: actor.client_audio(frame, 1.1)) <= 18
 
 
 # ---------------------------------------------------------------------------------------------------------------------
