@@ -96,8 +96,11 @@ def _ingress(
                     tell(f"ingress, {count} sessions")
                     seen, cores, served = _level(crowd, count, seconds, pids, door)
                     door.check()
-                    kib = (_resident_kib(door) - empty_kib) / count
-                    levels.append(level(count, seen, cores, served, kib))
+                    kib, held = (
+                        (_resident_kib(door) - empty_kib) / count,
+                        metric(door.probe_port, "steno_held_bytes"),
+                    )
+                    levels.append(level(count, seen, cores, served, kib, held[""] / 1024 / count))
                     if not (every or levels[-1]["holds"]):
                         break
         finally:
@@ -122,9 +125,16 @@ def _heard_s(door: Door | None) -> float:
 
 
 def level(
-    count: int, seen: Seen, cores: dict[str, float], served: float, session_kib: float
+    count: int,
+    seen: Seen,
+    cores: dict[str, float],
+    served: float,
+    session_kib: float,
+    held_kib: float,
 ) -> dict[str, Any]:
-    """One level in numbers. `served`: sessions whose audio the ingress got through."""
+    """One level in numbers. `served`: sessions whose audio the ingress got through; `held_kib`: of a session's memory,
+    the audio since its last checkpoint.
+    """
     parts: dict[str, Any] = {}
     for name, values in (("added", seen.added), ("inbound", seen.inbound), ("outbound", seen.outbound)):
         for part in (50, 99):
@@ -147,6 +157,7 @@ def level(
         **parts,
         "begin_p99_ms": _rounded(percentile(seen.begins, 99)),
         "session_kib": round(session_kib, 1),
+        "held_kib": round(held_kib, 1),
         "cores": cores,
         "served": round(served, 1),
         "per_core": round(served / max(cores["ingress"], 1e-3)),

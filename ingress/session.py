@@ -29,9 +29,10 @@ nothing: ClientError is to be answered with `refuse`, EntryError to be counted, 
 """
 
 import hmac
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import partial
 from typing import Any
 
 from ingress.audio import Converter
@@ -100,6 +101,8 @@ MAX_NOTICE_BYTES = 4 * 2**20
 class State(Enum):
     """Where a session stands."""
 
+    __hash__ = object.__hash__  # Enum's own is Python code, and the table below is asked for every event
+
     NEW = auto()
     OFFERED = auto()  # looking for a worker
     SEALED = auto()  # looking for a worker, and the client has already said Terminate
@@ -110,6 +113,8 @@ class State(Enum):
 
 class Input(Enum):
     """What may happen to a session."""
+
+    __hash__ = object.__hash__
 
     START = auto()
     AUDIO = auto()  # or a message about it: ForceEndpoint, UpdateConfiguration, KeepAlive
@@ -561,7 +566,7 @@ class Session:
         """End the session if a deadline has passed; send a Heartbeat if one is due; else nothing."""
         due = [(deadline, error) for deadline, error in self._deadlines() if deadline <= now]
         if due:
-            return self.refuse(min(due, key=lambda pair: pair[0])[1], now)
+            return self.refuse(min(due, key=lambda pair: pair[0])[1](), now)
         if self._pulse is not None and self.state is State.OPEN and self._pulse.at + HEARTBEAT_S <= now:
             return [self._beat(self._pulse, now)]
         return []
@@ -602,17 +607,18 @@ class Session:
         self.state = following
         self.outcome = self.outcome or outcome
 
-    def _deadlines(self) -> Iterator[tuple[float, ClientError]]:
+    def _deadlines(self) -> Iterator[tuple[float, Callable[[], ClientError]]]:
+        """With what makes the error: they are looked at after every event, and hardly ever met."""
         limits = self._limits
         if self.state in (State.OFFERED, State.SEALED):
-            yield self.opened_at + limits.admission_timeout_s, too_many_sessions()
+            yield self.opened_at + limits.admission_timeout_s, too_many_sessions
         elif self.state is State.OPEN:
             patience_s = min(self.params.inactivity_timeout or limits.idle_timeout_s, limits.idle_timeout_s)
             if not self._lost:
-                yield self._heard_at + patience_s, _inactive(patience_s)
-            yield self.opened_at + limits.max_session_s, _expired()
+                yield self._heard_at + patience_s, partial(_inactive, patience_s)
+            yield self.opened_at + limits.max_session_s, _expired
         elif self.state is State.TERMINATING:
-            yield self._settled_by, internal_error()
+            yield self._settled_by, internal_error
 
     def _checked_order(self, message: ClientMessage, params: SessionParams, now: float) -> float:
         """What has been ordered up to this message. Raises ClientError 3006 when that is too much."""

@@ -56,6 +56,8 @@ class Order(IntEnum):
 class Event(IntEnum):
     """What a worker reports about a session."""
 
+    __hash__ = int.__hash__  # Enum's own is Python code
+
     TAKEN = (
         1  # a worker holds the lease and is ready for audio; `turn_order` is that of the turn it begins with
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import redis.exceptions
-from redis.exceptions import ConnectionError, ResponseError
+from redis.exceptions import ResponseError
 
 from wire import servers
 from wire.keys import Keys
@@ -83,7 +83,7 @@ def test_a_server_that_does_not_answer_is_given_up(run) -> None:
 def test_without_a_server_it_says_so(run, free_port: Callable[[], int]) -> None:
     async def scenario() -> None:
         async with line_to(f"redis://127.0.0.1:{free_port()}/0") as line:
-            with pytest.raises(ConnectionError):
+            with pytest.raises(redis.exceptions.ConnectionError):
                 await line.ask([("PING",)])
 
     run(scenario())

@@ -555,7 +555,6 @@ def numbers(logged: dict[str, Logged]) -> list[int]:
 
 
 def test_appending_costs_few_calls_a_frame(run, bus: Bus, calls):
-    """Of functions of Python and C, whatever the machine: a tick of ten frames against one of one."""
     number = 0
 
     def append(count: int) -> int:
@@ -566,8 +565,9 @@ def test_appending_costs_few_calls_a_frame(run, bus: Bus, calls):
 
     append(10)  # connects, and teaches the script
     one = append(1)
-    # Measured: 9 a frame. redis-py's own packing would add dozens.
-    assert append(10) - one <= 9 * 11
+    # Measured: 252, and 6 for each other frame. By redis-py's client it was 461, and 52.
+    assert one <= 300
+    assert append(10) - one <= 9 * 7
 
 
 def test_a_gap_is_waited_for_and_never_passed_over(run, bus: Bus):
