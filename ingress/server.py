@@ -44,6 +44,7 @@ from websockets.asyncio.server import serve as serve_websocket
 from websockets.http11 import Request, Response
 
 from ingress.access import Access
+from ingress.admission import Admission
 from ingress.arrivals import Arrivals, Arrived
 from ingress.carried import Who, digest
 from ingress.certificates import certificates
@@ -212,6 +213,7 @@ class Ingress:
         self._new_session = new_session
         self._now = asyncio.get_running_loop().time
         self._arrivals = Arrivals(self._moves, settings.instance, ttl_s, self._made_anew, self._now)
+        self._admission = Admission(self._pools, self._look_for_pools, settings.admission_queue, self._now)
         self._dues = Dues(
             Accounts(bus),
             LicenseGate(settings.license_required, settings.license_grace_s),
@@ -369,6 +371,8 @@ class Ingress:
             case Accept() as accepted:
                 params = accepted.params
                 refusal = self._dues.refusal(params.pool) or await self._unserved(params)
+                if refusal is None and await self._admission.is_full(params.pool):
+                    refusal = too_many_sessions()
                 if params.replay and not self._has_time_for_replays(params.pool):
                     refusal = refusal or too_many_sessions()
                 if refusal or self._draining:  # perhaps only since Redis was asked
@@ -384,7 +388,7 @@ class Ingress:
         known = self._pools.served(self._now())
         if params.pool in known:
             return None
-        await self._look_for_pools()
+        await self._admission.look_again()
         return self._pools.refusal(params.pool, params.speech_model, self._now())
 
     async def _turn_away(self, connection: Connection, error: ClientError) -> None:
@@ -443,10 +447,11 @@ class Ingress:
             | ({"key": client.grant.name} if client.grant.name else {}),
         )
         try:
-            self._apply(client, client.session.start)
-            if await self._take_places(client):
-                await self._record(client)
-                await self._make_offer(client)
+            with self._admission.offering(client.offer.pool):
+                self._apply(client, client.session.start)
+                if await self._take_places(client):
+                    await self._record(client)
+                    await self._make_offer(client)
         except BaseException:
             self._end(client)
             raise
@@ -965,7 +970,7 @@ class Ingress:
 
     async def _watch_pools(self) -> None:
         while True:
-            await self._look_for_pools()
+            await self._admission.look_again(0)
             await asyncio.sleep(POOLS_S)
 
     async def _look_for_pools(self) -> None:
@@ -974,10 +979,11 @@ class Ingress:
             await self._moves.beat(self.settings.instance, self.settings.redis_patience_s + ALIVE_S)
             loads = {pool: await self._bus.loads(pool) for pool in POOLS}
             waiting = {pool: await self._bus.waiting(pool) for pool in POOLS}
+            offered = {pool: await self._bus.offered(pool) for pool in POOLS}
         except BusUnavailable as error:
             self._missed_redis("loads", error)
         else:
-            self._pools.heard(loads, self._now(), waiting)
+            self._pools.heard(loads, self._now(), waiting, offered)
             self._give_way()
 
     def _has_time_for_replays(self, pool: str) -> bool:

@@ -59,6 +59,7 @@ PURE = {
     "workers/memory.py",
     "workers/onnx_format.py",
     "workers/ort_format.py",
+    "workers/overload.py",
     "workers/profanity.py",
     "workers/recognizer.py",
     "workers/seat.py",
