@@ -1,10 +1,10 @@
-"""Whether a pool has room for one more session. Decided before the session is offered, so that nobody waits for a refusal
-and no worker is given more than it can hold (protocol 7: 3009).
+"""Whether a pool has room for one more session. Decided before the session is offered, so that nobody waits for a
+refusal (3009) and no worker is given more than it can hold.
 
-What is known of a pool is some seconds old. While it has plenty of room that will do; near its end, and before anybody is
-refused, Redis is asked, at most ten times a second for all who come. What this node offers meanwhile it counts itself.
-Of two nodes that take the last slot at the same moment, one's client waits for the next slot, for `ADMISSION_TIMEOUT_S`
-at most.
+What is known of a pool is some seconds old. While it has plenty of room that will do; near its end, and before anybody
+is refused, Redis is asked, at most ten times a second for all who come. What this node offers meanwhile it counts
+itself. Of two nodes that take the last slot at the same moment, one's client waits for the next slot, for
+`ADMISSION_TIMEOUT_S` at most.
 """
 
 import asyncio

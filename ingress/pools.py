@@ -57,7 +57,8 @@ class Pools:
         return sum(load.slots for load in self._loads.get(pool, {}).values())
 
     def room(self, pool: str) -> int | None:
-        """Sessions that its workers can take on besides those that were offered when it was heard of; below 0: some wait.
+        """Sessions that its workers can take on besides those offered when it was heard of; below 0: some wait.
+
         None: that is not known, because nobody has reported, or because some worker has just gone.
         """
         slots = self.slots(pool)

@@ -89,8 +89,8 @@ class IngressSettings(ArchiveSettings):
     admission_timeout_s: float = Field(
         5.0,
         gt=0,
-        description="A session that no worker takes within this time is refused with 3009, in seconds: one that queues, "
-        "or comes while a worker is restarted.",
+        description="A session that no worker takes within this time is refused with 3009, in seconds: one that "
+        "queues, or comes while a worker is restarted.",
     )
     termination_timeout_s: float = Field(
         10.0,

@@ -308,8 +308,7 @@ class WorkerLoad:
     """What a worker tells admission and operators every few seconds; `deadline_s` is Unix time.
 
     `licence` is the model's, as its authors call it, "" where it is not known; `languages` are the codes of those that
-    it writes, empty where it does not tell. `held`: sessions in its slots; -1: it does not tell. A worker may have `free`
-    0 with fewer: it takes nothing new for now.
+    it writes, empty where it does not tell. `held`: sessions in its slots, -1 where it does not tell.
     """
 
     slots: int
@@ -323,8 +322,12 @@ class WorkerLoad:
 
     @property
     def most(self) -> int:
-        """Sessions that it can have before it has let any go."""
+        """Sessions that it can have: with `free` 0 it takes nothing new for now, whatever its slots."""
         return self.held if self.free <= 0 <= self.held else self.slots
+
+
+#: What loads of earlier releases do not tell, from the sixth field on.
+_UNTOLD: tuple[Any, ...] = ("", [], -1)
 
 
 def pack_load(load: WorkerLoad) -> bytes:
@@ -343,10 +346,9 @@ def pack_load(load: WorkerLoad) -> bytes:
 
 
 def unpack_load(data: bytes) -> WorkerLoad:
-    """Raises EntryError. Workers of releases before tell neither licence, languages nor `held`; later ones may tell more."""
+    """Raises EntryError. Workers of earlier releases tell less, those of later ones may tell more."""
     told = _unpack(data, Kind.LOAD)[1]
-    told = [*told, "", []] if len(told) == 5 else told[:8]
-    told = [*told, -1] if len(told) == 7 else told
+    told = [*told[:8], *_UNTOLD[len(told) - 5 :]] if len(told) >= 5 else told
     *counts, model, licence, codes, held = _checked(told, int, int, int, int, str, str, list, int)
     if max(len(model), len(licence)) > MAX_TITLE or len(codes) > MAX_LANGUAGES:
         _refuse("a load with a very long name, or with very many languages")

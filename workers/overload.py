@@ -1,10 +1,10 @@
 """Whether a worker has more to do than it can: then it takes nothing new, free slots or not.
 
 What it is behind by is measured, in seconds: how long a step takes on average, since nobody is answered sooner, or the
-audio that its sessions have waiting, whichever is more. Of the sessions the median counts: a client that sends its audio
-faster than it was spoken is behind by its own doing, and keeps nobody out.
+audio that its sessions have waiting, whichever is more. Of the sessions the median counts: a client that sends its
+audio faster than it was spoken is behind by its own doing, and keeps nobody out.
 
-It begins above a limit and ends below half of it, so that a worker at its limit does not let one in, suffer, and shut the
+It begins above a limit and ends at half of it, so that a worker at its limit does not let one in, suffer, and shut the
 door again every second.
 """
 

@@ -20,10 +20,12 @@ class Redis:
         self.pools = Pools()
         self._clock = clock
         self.gate: asyncio.Event | None = None
+        self.asked = asyncio.Event()
 
     async def look(self) -> None:
         self.looks += 1
         offered = self.offered
+        self.asked.set()
         if self.gate:
             await self.gate.wait()
         if self.reachable:
@@ -127,11 +129,10 @@ def test_what_is_offered_during_a_look_counts_after_it(run: Callable, redis: Red
         admission = redis.admission()
         await admission.look_again()
         redis._clock.advance(FRESH_S)
-        redis.gate = asyncio.Event()
+        redis.gate, redis.asked = asyncio.Event(), asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(admission.look_again())
-            while redis.looks < 2:
-                await asyncio.sleep(0)
+            await redis.asked.wait()
             assert [await enter(redis, admission) for _ in range(6)] == [True] * 6  # the look has read 0
             redis.gate.set()
         assert [await enter(redis, admission) for _ in range(3)] == [True, True, False]

@@ -904,7 +904,7 @@ def test_who_comes_and_goes_is_told_at_once(play: Play) -> None:
         await house.hire("a", report_s=30.0)
         for number in range(3):
             await house.desk.open(f"s{number}")
-            await house.desk.until(lambda held=number + 1: _is(house, (4, 4 - held, held)))
+            await house.desk.until(partial(_is, house, (4, 3 - number, number + 1)))
         await house.desk.order("s0", Order.ABANDON)
         await house.desk.until(lambda: _is(house, (4, 2, 2)))
 
@@ -945,8 +945,8 @@ def test_a_worker_that_is_behind_takes_nothing_new_until_it_has_caught_up(play: 
 
 
 def test_clients_that_send_ahead_hold_up_nobody(play: Play) -> None:
-    """A step takes at most a row of each slot: whose audio has just come is in the step after the next one, however much
-    the others have waiting.
+    """A step takes at most a row of each slot: whose audio has just come is in the step after the next one, however
+    much the others have waiting.
     """
 
     async def scenario(house: House) -> None:
