@@ -145,6 +145,7 @@ DOORS = {
         "ingress/server.py",
         "cli/bench_bare.py",
         "cli/bench_churn.py",
+        "cli/bench_soak_crowd.py",
         "cli/client.py",
         "cli/replay_play.py",
         "console/live.py",
