@@ -38,7 +38,7 @@ def test_each_kind_ends_as_it_should_on_two_nodes() -> None:
         bench_scripted.running(redis.url),
     ):
         assert len(set(stack.urls)) == 2
-        outcomes = run(Crowd(tuple(stack.urls), bytes(32_000 * 5), 60, 20))
+        outcomes = run(Crowd(tuple(stack.urls), bytes(32_000 * 5), 60, 20, seed=1))
     assert sum(outcomes.values()) == 60
     seen = [outcome.split(": ") for outcome in outcomes]
     assert all(first[0] != second[0] for first, second in pairwise(seen)), (
