@@ -142,7 +142,7 @@ DOORS = {
     "uvloop": {"wire/service.py"},
     "websockets": {
         "ingress/connection.py",
-        "ingress/server.py",
+        "ingress/front.py",
         "cli/bench_bare.py",
         "cli/bench_churn.py",
         "cli/bench_soak_crowd.py",
@@ -411,7 +411,8 @@ def test_queues_without_a_limit_are_found():
         ast.parse(
             "self._a: deque[int] = deque()\nb = asyncio.Queue()\nc = deque(maxlen=4)\nd = deque([1], 4)\n"
             "e: deque[int] = field(default_factory=deque)\nf = deque[int]()\nreturn_(queue.Queue())\n"
-            "g = asyncio.Queue(9)\nh = asyncio.LifoQueue(maxsize=9)\ni = field(default_factory=lambda: deque(maxlen=2))\n"
+            "g = asyncio.Queue(9)\nh = asyncio.LifoQueue(maxsize=9)\n"
+            "i = field(default_factory=lambda: deque(maxlen=2))\n"
         )
     )
     assert sorted(found) == [(1, "_a"), (2, "b"), (5, "e"), (6, "f"), (7, "?")]
