@@ -51,7 +51,7 @@ from ingress.roll import Client, Roll
 from ingress.session import UNTAKEN, Session, State
 from ingress.settings import IngressSettings
 from ingress.webhook import Webhooks
-from wire import metrics, strides
+from wire import heap, metrics, strides
 from wire.accounts import Accounts
 from wire.archive import Archive
 from wire.entries import Event, Offer, Saved, SessionEvent
@@ -195,6 +195,7 @@ class Ingress:
                     partial(self._pay_dues, drain),
                     self._watch,
                     self._watch_pools,
+                    heap.keep_trim,
                     partial(self._recorder.run, partial(self._reach.missed, "record")),
                 )
             ]

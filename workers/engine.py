@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from wire import metrics
+from wire import heap, metrics
 from wire.archive import Archive
 from wire.entries import SAMPLE_RATE, AudioFrame, Control, Event, Lease, Order, Publication, WorkerLoad
 from wire.errors import INTERNAL_ERROR, BusUnavailable
@@ -101,6 +101,7 @@ class Engine:
                 tasks.create_task(self._stepping())
                 endless = [tasks.create_task(self._renewing()), tasks.create_task(self._reporting())]
                 endless.append(tasks.create_task(self._recorder.run(self._missed_recorder)))
+                endless.append(tasks.create_task(heap.keep_trim()))
                 await self._draining(drain)
                 for task in endless:  # they may sleep for long
                     task.cancel()

@@ -125,8 +125,10 @@ def test_of_what_comes_meanwhile_the_newest_are_kept(run, bus: Bus):
         lease = await left_behind(bus)
         here = arrivals(bus)
         async with asyncio.TaskGroup() as tasks:
-            fetching = tasks.create_task(here.fetch(WANTED))
-            while not here.hears(SessionEvent(NAME, 1, 0, Event.HEARD)) and not fetching.done():
+            tasks.create_task(here.fetch(WANTED))
+            for _ in range(100_000):
+                if here.hears(SessionEvent(NAME, 1, 0, Event.HEARD)):
+                    break
                 await asyncio.sleep(0)
             for number in range(2 * EVENT_LOG_ENTRIES):
                 here.hears(SessionEvent(NAME, 1, number, Event.HEARD))
