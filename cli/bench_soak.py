@@ -29,6 +29,8 @@ from wire.streams import SESSION_TTL_S
 WORKERS, NODES = 2, 2
 #: The part of the sessions after which the stack is warm.
 WARM = 0.3
+#: Parts of the rest whose lowest reading counts; each must be longer than the time between two trims (`wire/heap.py`).
+FLOORS = 10
 SAMPLE_S = 2.0
 #: A process whose memory grows by more than this leaks, if so many standard errors make that certain; KiB per thousand.
 FLAT_KIB, CERTAIN = 1_024.0, 2.0
@@ -41,8 +43,9 @@ METHOD = (
     "tracker, Redis; clients in one more. Sessions of "
     f"{bench_soak_crowd.SECONDS[0]} to {bench_soak_crowd.SECONDS[1]} s of real speech, mostly short, and of every kind "
     f"in turn at random: {', '.join(bench_soak_crowd.kinds())}. Memory of each process every {SAMPLE_S:.0f} s; slope: "
-    f"least squares over sessions ended, the first {WARM:.0%} left out, in KiB per thousand, with its standard error "
-    "(readings hang together, so it is rather too small). A process grows if its slope less "
+    f"least squares over sessions ended, the first {WARM:.0%} left out, of the lowest reading in each of {FLOORS} "
+    "equal parts (between two of them free memory is given back, so what is in use is no more than that), in KiB per "
+    "thousand, with its standard error. A process grows if its slope less "
     f"{CERTAIN:.0f} standard errors is above {FLAT_KIB:.0f}. before, after: at rest, when all keys of sessions have "
     "expired; files: without Unix sockets, which are connections to Redis, pooled and bounded."
 )
@@ -92,17 +95,29 @@ def run(sessions: int, at_once: int, restarts: int, tell: Callable[[str], None])
 
 def row(name: str, readings: Sequence[Reading], ended: int) -> dict[str, Any]:
     """How the memory of one process went, over `ended` sessions in all."""
-    warm = [(float(at), kib) for at, kib in readings if at >= WARM * ended]
-    slope, error = (1000 * value for value in slope_and_error(warm))
+    low = floors([(at, kib) for at, kib in readings if at >= WARM * ended])
+    slope, error = (1000 * value for value in slope_and_error(low))
     return {
         "process": name,
-        "readings": len(warm),
-        "first_mib": round(warm[0][1] / 1024, 1) if warm else None,
-        "last_mib": round(warm[-1][1] / 1024, 1) if warm else None,
+        "readings": len(readings),
+        "first_mib": round(low[0][1] / 1024, 1) if low else None,
+        "last_mib": round(low[-1][1] / 1024, 1) if low else None,
         "slope_kib_per_1000": round(slope, 1),
         "error": round(error, 1),
         "grows": slope - CERTAIN * error > FLAT_KIB,
     }
+
+
+def floors(readings: Sequence[Reading]) -> list[tuple[float, float]]:
+    """The lowest reading in each of `FLOORS` equal parts, where there is one."""
+    if not readings:
+        return []
+    first, width = readings[0][0], (readings[-1][0] - readings[0][0]) / FLOORS or 1.0
+    parts: dict[int, tuple[float, float]] = {}
+    for at, kib in readings:
+        part = min(FLOORS - 1, int((at - first) / width))
+        parts[part] = min(parts.get(part, (float(at), kib)), (float(at), kib), key=lambda reading: reading[1])
+    return [parts[part] for part in sorted(parts)]
 
 
 def leaks(before: Mapping[str, Mapping[str, float]], after: Mapping[str, Mapping[str, float]]) -> list[str]:

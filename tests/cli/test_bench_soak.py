@@ -31,6 +31,19 @@ def test_what_grows_for_certain_grows() -> None:
     assert found["last_mib"] > found["first_mib"]
 
 
+def test_what_is_given_back_now_and_then_does_not_grow() -> None:
+    saw = [(at, 400_000.0 + 40 * (at % 120)) for at in range(0, 2_000, 7)]
+    found = row("worker", saw, 2_000)
+    assert found["first_mib"] == pytest.approx(390.6, abs=0.5)
+    assert abs(found["slope_kib_per_1000"]) < 200
+    assert not found["grows"]
+
+
+def test_nothing_read_is_no_growth() -> None:
+    assert row("worker", [], 2_000)["first_mib"] is None
+    assert not row("worker", [(9, 1.0)], 9)["grows"]
+
+
 def test_what_may_be_chance_is_not_called_growing() -> None:
     assert not row("worker", readings(1.1 * FLAT_KIB, 20_000, seed=2), 2_000)["grows"]
 
