@@ -9,10 +9,12 @@ from cli.bench_figures import (
     Record,
     answers,
     covering,
+    middle,
     percentile,
     quantile_of_buckets,
     slope,
     slope_and_error,
+    spread,
 )
 
 
@@ -125,3 +127,31 @@ def test_a_slope_comes_with_how_well_it_is_known() -> None:
     assert error == pytest.approx((1.6 / 3 / 10) ** 0.5)
     assert slope_and_error(exact[:2]) == (0.0, 0.0)
     assert slope_and_error([(1.0, 2.0)] * 4) == (0.0, 0.0)
+
+
+def test_the_middle_of_several_rounds() -> None:
+    rounds = [
+        {"sessions": 4, "p99": 3.0, "lost": 0, "holds": True, "name": "a", "cores": {"x": 0.1}, "none": None},
+        {
+            "sessions": 4,
+            "p99": 9.0,
+            "lost": 2,
+            "holds": False,
+            "name": "b",
+            "cores": {"x": 0.5},
+            "none": None,
+        },
+        {"sessions": 4, "p99": 4.0, "lost": 0, "holds": True, "name": "c", "cores": {"x": 0.2}, "none": 7.0},
+    ]
+    found = middle(rounds, worst=("lost",))
+    assert found.pop("spread") == {"p99": (3.0, 9.0), "lost": (0, 2), "cores x": (0.1, 0.5)}
+    assert found == {
+        "sessions": 4,
+        "p99": 4.0,
+        "lost": 2,
+        "holds": True,
+        "name": "c",
+        "cores": {"x": 0.2},
+        "none": 7.0,
+    }
+    assert spread([3.04, 1.0]) == (1.0, 3.0)
