@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.noises import pink
+from tests.spoken import clip
 from workers import checkpoints
 from workers.biasing import AHEAD_MS, BACK_MS, Terms, Vocabulary, due, weighed
 from workers.biasing import Path as Way
@@ -370,6 +371,28 @@ def test_in_doubt_the_audio_is_asked_alone() -> None:
     assert told.tokens == sure.tokens
     assert sure.plain is None
     assert plain.plain is None
+
+
+@pytest.mark.weights
+def test_what_makes_no_sense_in_the_language_before_is_heard_in_its_own() -> None:
+    """«Hola mundo» behind an English turn: "The world" for the model, which does not believe it; no noise is rescued."""
+    folder = checkpoints.fetch("whisper-base")
+    model, pieces = whisper.loaded(*checkpoints.load(folder), "float32"), checkpoints.pieces(folder)
+    before = tuple(Encoder(pieces).encode(" It's what you were in pain."))
+    after_english = Hint(prior={"en": 1.0}, weight=0.8, before=before, ask=True)
+    hola = torch.from_numpy(clip("es", "hola_mundo")[0])
+    doubted = Task(hola, cap=20, hint=after_english, final=True, doubt=0.0, trust=0.0)
+    task = replace(doubted, trust=0.3)
+    noise = replace(task, audio=torch.from_numpy(pink(1.0, 0.1)))
+    given = replace(task, hint=replace(after_english, language="en"))
+    english, own, none, fixed = transcribe(model, [doubted, task, noise, given])
+    assert (english.opening.language, own.opening.language) == ("en", "es")
+    assert english.trust < task.trust <= own.trust
+    assert b"mundo" in b"".join(pieces[token] for token in own.tokens)
+    assert own.opening.languages == english.opening.languages
+    assert len(own.attention) == len(own.tokens) == len(own.probabilities)
+    assert none.trust < task.trust
+    assert fixed.opening.language == "en"
 
 
 @pytest.mark.weights
