@@ -33,8 +33,9 @@ class Task:
     """One row. `audio` [n] float32 at 16 kHz; `prefix`: tokens that stand; `draft`: a guess at what follows them;
     `cap`: the most tokens after the prefix (more in a language that takes more, fewer where the model has no room);
     `final`: its words will stand; `doubt`: where the model thinks with more than this probability that nobody speaks,
-    it is asked what it would believe without the text that came before, and words of less than `trust` are listened to
-    again in the language that the audio alone speaks for; `terms`: what is preferred where the audio supports it."""
+    it is asked what it would believe without the text that came before; `trust`: what its words must be believed with
+    when they are heard in the language that the audio alone speaks for, not in the one that was expected (0: they are
+    not heard so); `terms`: what is preferred where the audio supports it."""
 
     audio: Tensor
     prefix: Sequence[int] = ()
@@ -162,17 +163,25 @@ def transcribe(
     with torch.inference_mode():
         heard = model.listen([task.audio for task in tasks], [task.final for task in tasks])
         told = _decode(model, tasks, heard, onward)
-        doubtful = [at for at, task in enumerate(tasks) if told[at].opening.silence > task.doubt]
-        led = {at: _plainly(tasks[at], told[at]) for at in doubtful if tasks[at].hint.before}
-        for at, plain in _again(model, led, heard, onward).items():
-            told[at] = replace(told[at], plain=plain.probabilities)
-        own = {at: task for at in doubtful if (task := _in_its_own(tasks[at], told[at])) is not None}
-        for at, other in _again(model, own, heard, onward).items():
-            if other.trust >= tasks[at].trust:
-                first = told[at].opening
-                opening = replace(other.opening, languages=first.languages, silence=first.silence)
-                told[at] = replace(other, opening=opening)
+        doubted = [at for at, task in enumerate(tasks) if told[at].opening.silence > task.doubt]
+        own = {at: task for at in range(len(tasks)) if (task := _in_its_own(tasks[at], told[at])) is not None}
+        led = [at for at in sorted({*doubted, *own}) if tasks[at].hint.before]
+        plain = _again(model, {at: _plainly(tasks[at], told[at]) for at in led}, heard, onward)
+        others = _again(model, own, heard, onward)
+        return [
+            _decided(task, one, plain.get(at), others.get(at))
+            for at, (task, one) in enumerate(zip(tasks, told, strict=True))
+        ]
+
+
+def _decided(task: Task, told: Transcript, plain: Transcript | None, own: Transcript | None) -> Transcript:
+    """What was told, or what was heard in the row's own language: whatever the audio alone makes likelier."""
+    if own is not None and own.trust >= max(task.trust, (plain or told).trust):
+        first = told.opening
+        return replace(own, opening=replace(own.opening, languages=first.languages, silence=first.silence))
+    if plain is None or told.opening.silence <= task.doubt:
         return told
+    return replace(told, plain=plain.probabilities)
 
 
 def _plainly(task: Task, told: Transcript) -> Task:
@@ -182,14 +191,14 @@ def _plainly(task: Task, told: Transcript) -> Task:
 
 
 def _in_its_own(task: Task, told: Transcript) -> Task | None:
-    """The same row in the language that it speaks for by itself, if what was told in another one is not believed.
+    """The same row in the language that it speaks for by itself, if it was told in another one.
 
-    Two words behind a turn in another language are taken for that language, and make no sense in it. Noise speaks for
-    no language more than for all others together.
+    Two words behind a turn in another language are taken for that language, and make little sense in it. Noise speaks
+    for no language more than for all others together.
     """
     own, share = next(iter(told.opening.languages.items()), (None, 0.0))
-    led = task.hint.language is None and own != told.opening.language and share > OWN_SHARE
-    if not led or not told.tokens or told.trust >= task.trust:
+    given = task.hint.language is not None or task.trust == 0
+    if given or not told.tokens or own == told.opening.language or share <= OWN_SHARE:
         return None
     return replace(task, hint=replace(task.hint, before=(), ask=False, language=own))
 
