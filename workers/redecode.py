@@ -18,7 +18,6 @@ ruled by audio time: how fast audio arrives and how it is cut into chunks change
 suffices. When it does not, partials wait, and finals go first.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -297,7 +296,7 @@ class Redecoder:
         cap = max(4, token_cap(len(audio) / 16_000, self.rules.tokens_per_s) - len(window.prefix_tokens))
         prefix, draft = tuple(window.prefix_tokens), tuple(window.tail_tokens)
         hint, final = self._hint(window), item.rank < 2
-        return Task(audio, prefix, draft, cap, hint, final, doubt=self.rules.silence)
+        return Task(audio, prefix, draft, cap, hint, final, doubt=self.rules.silence, trust=self.rules.doubt)
 
     def _hint(self, window: Window) -> Hint:
         """The language is the session's, or the turn's once it stands; what speaks for one before that is told."""
@@ -348,12 +347,9 @@ class Redecoder:
 
     def _is_noise(self, transcript: Transcript) -> bool:
         """Whether words were made of what is no speech: the model hardly believes them itself (Radford et al., 4.5)."""
-        rules, plain = self.rules, transcript.plain
-        if not len(transcript.probabilities):
-            return False
-        probabilities = transcript.probabilities if plain is None else plain
-        trust = math.exp(float(np.log(np.maximum(probabilities, 1e-9)).mean()))
-        return trust < rules.nonsense or (transcript.opening.silence > rules.silence and trust < rules.doubt)
+        rules, trust = self.rules, transcript.trust
+        doubted = transcript.opening.silence > rules.silence and trust < rules.doubt
+        return bool(transcript.tokens) and (trust < rules.nonsense or doubted)
 
     def _is_breath(self, window: Window) -> bool:
         """Whether a short sound was taken for a word: the model writes one, but does not even close the sentence.
