@@ -51,7 +51,7 @@ class Inside:
 
     async def speak(self, name: str, seconds: float, settle_s: float) -> float:
         """All clients of this class speak for so long, others are silent. Processor seconds that this thread took in
-        that time, and while what was left was written, but for the clients' own.
+        that time, and in `settle_s` after it, but for the clients' own. Raises StackError.
         """
         clients, started_s = self._clients[name], time.monotonic()
         began_s, theirs_s = time.thread_time(), 0.0
@@ -72,10 +72,10 @@ class Inside:
 
 
 def _forget(client: socket.socket) -> None:
-    """What it was told. A client that lags is none: raises OSError when it was hung up on."""
+    """What it was told. Raises StackError when it was hung up on."""
     try:
         if not client.recv(65_536):
-            raise ConnectionResetError("the ingress hung up on a client")
+            raise StackError("the ingress hung up on a client")
     except BlockingIOError:
         pass
 
@@ -86,11 +86,15 @@ async def running(redis_url: str, count: int, env: Mapping[str, object]) -> Asyn
     fixed = {"host": up.LOCAL_HOST, "port": 0, "drain_grace_s": 0, "license_required": False}
     settings = IngressSettings(redis_url=redis_url, max_sessions=count, **fixed, **env)  # type: ignore[arg-type]
     bus, drain = Bus(settings.redis_url, Keys(settings.namespace)), asyncio.Event()
-    ingress = Ingress(settings, bus, Probe(up.LOCAL_HOST, 0))
+    probe = Probe(up.LOCAL_HOST, 0)
+    ingress = Ingress(settings, bus, probe)
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(ingress.run(drain))
             await ingress.listening.wait()
+            async with asyncio.timeout(PATIENCE_S):
+                while not probe.ready:  # noqa: ASYNC110 others set it, from no loop of ours
+                    await asyncio.sleep(0.05)
             inside = Inside(ingress.port)
             try:
                 yield inside

@@ -1,28 +1,30 @@
 """What recording costs ingress, Redis and a worker: the same load recorded and not, by turns, in the same processes.
 
-Ingress has two crowds without a model behind it (`cli/bench_crowd.py`), one recorded and one not, which speak one after
-the other; the worker is a real one, with real speech, which is said to it recorded and not. A turn of each is a pair,
-and only the two of a pair are compared: whatever else the machine does meets both.
+The ingress is inside this process (`cli/bench_inside.py`), with two classes of clients, recorded and not, which speak
+one after the other; the worker is a real one, with real speech, which is said to it recorded and not. A turn of each is
+a pair, and only the two of a pair are compared: whatever else the machine does meets both.
 """
 
+import asyncio
 import secrets
 import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any
 
-from cli import bench_clips, bench_crowd, bench_load, bench_pools, bench_scripted, redis_server, up
+from cli import bench_clips, bench_inside, bench_load, bench_pools, bench_scripted, redis_server, up
 from cli.bench_machine import Usage
 from cli.bench_worker import SILENCE, endpoint
+from wire.errors import StackError
 from wire.scribe import FLUSH_S
+from wire.service import new_event_loop
 
 POOL = "english"
-#: Sessions settle before they are measured, in seconds.
-WARM_UP_S = 1.0
-#: What a turn has left to write is written by then, and belongs to it.
+#: What a turn has left to write is written by then, in seconds, and belongs to it.
 SETTLE_S = FLUSH_S + 0.5
+#: A second of audio, in bytes.
+AUDIO_BYTES = 32_000
 #: What recording may add to the processor time of each.
 GOAL_SHARE = 0.05
 #: Whom the goal is for.
@@ -30,12 +32,12 @@ JUDGED = ("ingress", "worker")
 METHOD = (
     "Processor time (ms) for a second of one session's audio, of the same processes with the same load, unrecorded and "
     "recorded by turns; the next pair the other way round. What is written after the audio's end is counted in. "
-    "ingress, redis: real ingress and Redis, a worker without a model, a crowd that sends 50 ms of PCM every 50 ms. "
-    "worker: the whole stack, real speech of the benchmark's recordings in real time. share: by how much a recorded turn "
-    "takes more than the unrecorded one of its pair, median, and the quartiles over all pairs."
+    "ingress, redis: real ingress and Redis, a worker without a model, clients that send 50 ms of PCM every 50 ms. "
+    "worker: the whole stack, real speech of the benchmark's recordings in real time. share: by how much a recorded "
+    "turn takes more than the unrecorded one of its pair, median, and the quartiles over all pairs."
 )
 #: Recorded or not -> ms of each part for a second of audio.
-Turn = Callable[[bool], Mapping[str, float]]
+Turn = Callable[[bool], Awaitable[Mapping[str, float]]]
 #: Part -> what an unrecorded turn took, and the recorded one beside it.
 Pairs = dict[str, list[tuple[float, float]]]
 
@@ -49,13 +51,11 @@ def modes() -> dict[str, dict[str, str]]:
 def run(
     crowd: int, sessions: int, seconds: tuple[float, float], rounds: int, tell: Callable[[str], None]
 ) -> dict[str, Any]:
-    """`crowd` sessions on ingress, `sessions` on the worker, for so many seconds a turn. Raises StackError."""
-    found: dict[str, Pairs] = {}
-    for mode, env in modes().items():
-        with _ingress(env, crowd, seconds[0]) as turn:
-            found[mode] = pairs(turn, rounds, lambda told, mode=mode: tell(f"ingress, {mode}: {told}"))
-        with _worker(env, sessions, seconds[1]) as turn:
-            found[mode] |= pairs(turn, rounds, lambda told, mode=mode: tell(f"worker, {mode}: {told}"))
+    """`crowd` sessions on ingress, `sessions` on the worker (0: none), a turn of so many seconds. Raises StackError."""
+    if crowd * seconds[0] * (rounds + 1) * AUDIO_BYTES > redis_server.MAX_MEMORY_MB * 2**20 / 2:
+        raise StackError("Redis cannot hold so much audio here: take a smaller crowd, or fewer seconds or rounds")
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        found = runner.run(_all(crowd, sessions, seconds, rounds, tell))
     told = rows(found)
     return {
         "settings": {"crowd": crowd, "sessions": sessions, "seconds": list(seconds), "rounds": rounds},
@@ -67,14 +67,27 @@ def run(
     }
 
 
-def pairs(turn: Turn, rounds: int, tell: Callable[[str], None]) -> Pairs:
+async def _all(
+    crowd: int, sessions: int, seconds: tuple[float, float], rounds: int, tell: Callable[[str], None]
+) -> dict[str, Pairs]:
+    found: dict[str, Pairs] = {}
+    for mode, env in modes().items():
+        async with _ingress(env, crowd, seconds[0]) as turn:
+            found[mode] = await pairs(turn, rounds, tell, f"ingress, {mode}")
+        if sessions:
+            async with _worker(env, sessions, seconds[1]) as turn:
+                found[mode] |= await pairs(turn, rounds, tell, f"worker, {mode}")
+    return found
+
+
+async def pairs(turn: Turn, rounds: int, tell: Callable[[str], None], what: str) -> Pairs:
     """Both turns of each round, after one of each that does not count."""
     for recorded in (False, True):
-        turn(recorded)
+        await turn(recorded)
     found: Pairs = {}
     for number in range(rounds):
-        tell(f"round {number + 1} of {rounds}")
-        took = {recorded: turn(recorded) for recorded in ((False, True), (True, False))[number % 2]}
+        tell(f"{what}: round {number + 1} of {rounds}")
+        took = {recorded: await turn(recorded) for recorded in ((False, True), (True, False))[number % 2]}
         for part in took[False]:
             found.setdefault(part, []).append((took[False][part], took[True][part]))
     return found
@@ -94,55 +107,46 @@ def rows(found: Mapping[str, Pairs]) -> list[dict[str, Any]]:
     return sorted(told, key=lambda row: str(row["part"]))
 
 
-@contextmanager
-def _ingress(env: Mapping[str, str], size: int, seconds: float) -> Iterator[Turn]:
-    with ExitStack() as stack:
-        redis = stack.enter_context(redis_server.EmbeddedRedis())
-        more = {"MAX_SESSIONS": str(2 * size + 100), **env}
-        services = up.Stack(pools=(), redis_url=redis.url, env=more)
-        stack.enter_context(bench_scripted.running(redis.url))
-        stack.enter_context(services)
-        crowds = {}
-        for recorded in (False, True):
-            asks = f"&record={str(recorded).lower()}"
-            crowds[recorded] = stack.enter_context(
-                bench_crowd.running(services.port, asks=asks, silent=True)
-            )
-            crowds[recorded].grow(size)
-        time.sleep(WARM_UP_S)
-        pids = {"ingress": services.pids["ingress"], "redis": redis.child.pid}
+@asynccontextmanager
+async def _ingress(env: Mapping[str, str], size: int, seconds: float) -> AsyncIterator[Turn]:
+    settings = {name.lower(): value for name, value in env.items()}
+    with redis_server.EmbeddedRedis() as redis, bench_scripted.running(redis.url):
+        async with bench_inside.running(redis.url, 2 * size + 100, settings) as inside:
+            for recorded in (False, True):
+                await inside.enter(_named(recorded), size, f"&record={_named(recorded)}")
+            usage = Usage({"redis": redis.child.pid})
 
-        def turn(recorded: bool) -> Mapping[str, float]:
-            usage = Usage(pids)
-            frames = crowds[recorded].talk(seconds)
-            time.sleep(SETTLE_S)
-            return _a_second(usage, frames * bench_crowd.FRAME_MS / 1000, pids)
+            async def turn(recorded: bool) -> Mapping[str, float]:
+                before_s = usage.seconds()["redis"]
+                took_s = await inside.speak(_named(recorded), seconds, SETTLE_S)
+                audio_s = size * seconds
+                also_s = usage.seconds()["redis"] - before_s
+                return {"ingress": 1000 * took_s / audio_s, "redis": 1000 * also_s / audio_s}
 
-        yield turn
+            yield turn
 
 
-@contextmanager
-def _worker(env: Mapping[str, str], sessions: int, seconds: float) -> Iterator[Turn]:
+@asynccontextmanager
+async def _worker(env: Mapping[str, str], sessions: int, seconds: float) -> AsyncIterator[Turn]:
     clips = bench_clips.recordings(bench_pools.of(POOL).languages)
     spoken = [phrase for clip in clips for phrase in bench_clips.phrases(clip)]
     numbers = count()
     with up.Stack(pools=[POOL], env={"SLOTS": str(sessions), **env}) as stack:
-        pids = {"worker": stack.pids[POOL]}
+        usage = Usage({"worker": stack.pids[POOL]})
 
-        def turn(recorded: bool) -> Mapping[str, float]:
+        async def turn(recorded: bool) -> Mapping[str, float]:
             # Both turns of a pair say the same.
             first = next(numbers) // 2 * sessions
             talks = tuple(bench_clips.talk(spoken, first + number, seconds) for number in range(sessions))
-            url = endpoint(stack.url, **SILENCE, record=str(recorded).lower())
-            usage = Usage(pids)
-            bench_load.generate(bench_load.Load(url, talks), stack.check)
-            time.sleep(SETTLE_S)
-            return _a_second(usage, seconds * sessions, pids)
+            load = bench_load.Load(endpoint(stack.url, **SILENCE, record=_named(recorded)), talks)
+            before_s = usage.seconds()["worker"]
+            bench_load.generate(load, stack.check)
+            await asyncio.sleep(SETTLE_S)
+            return {"worker": 1000 * (usage.seconds()["worker"] - before_s) / (seconds * sessions)}
 
         yield turn
 
 
-def _a_second(usage: Usage, audio_s: float, parts: Mapping[str, int]) -> dict[str, float]:
-    """ms of processor for a second of audio."""
-    took = usage.seconds()
-    return {part: 1000 * took[part] / audio_s for part in parts}
+def _named(recorded: bool) -> str:
+    """As a client asks for it."""
+    return "true" if recorded else "false"

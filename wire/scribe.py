@@ -166,7 +166,7 @@ class Scribe:
         reel.notes.clear()  # it is this list that is appended to
         try:
             items = self._develop(notes) if notes else []
-        except Exception:  # a bug here must not end the session, nor other recordings
+        except Exception:  # noqa: BLE001 a bug must not end the session, nor its neighbours; the note is found and told
             items = [item for note in notes for item in self._of_one(reel, note)]
         if reel.missed and self._bytes < self._most_bytes:
             items.append(Missed(self.now_s(), reel.missed, "Redis was too slow to take them"))
