@@ -245,7 +245,9 @@ def record(
     seconds: Annotated[float, typer.Option(min=1, help="Audio of a turn on ingress, in s.")] = 8,
     worker_seconds: Annotated[float, typer.Option(min=2, help="Audio of a turn on the worker, in s.")] = 15,
     rounds: Annotated[int, typer.Option(min=1, help="Pairs of turns, recorded and not.")] = 9,
-    short: Annotated[bool, typer.Option("--short", help="Two rounds; too short for figures to quote.")] = False,
+    short: Annotated[
+        bool, typer.Option("--short", help="Two rounds; too short for figures to quote.")
+    ] = False,
     as_json: AsJson = False,
     out: Out = RESULTS,
 ) -> None:
@@ -272,7 +274,15 @@ def record(
         )
         for row in result["rows"]
     ]
-    header = ("part", "mode", "unrecorded, ms/s", "recorded, ms/s", "share", "a quarter below", "a quarter above")
+    header = (
+        "part",
+        "mode",
+        "unrecorded, ms/s",
+        "recorded, ms/s",
+        "share",
+        "a quarter below",
+        "a quarter above",
+    )
     _print(result, header, rows, as_json)
     if not as_json:
         goal = f"goal: recording adds less than {result['goals']['share']:.0%} to ingress and worker"

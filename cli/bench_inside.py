@@ -103,4 +103,3 @@ async def running(redis_url: str, count: int, env: Mapping[str, object]) -> Asyn
                 drain.set()
     finally:
         await bus.close()
-

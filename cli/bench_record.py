@@ -53,7 +53,9 @@ def run(
 ) -> dict[str, Any]:
     """`crowd` sessions on ingress, `sessions` on the worker (0: none), a turn of so many seconds. Raises StackError."""
     if crowd * seconds[0] * (rounds + 1) * AUDIO_BYTES > redis_server.MAX_MEMORY_MB * 2**20 / 2:
-        raise StackError("Redis cannot hold so much audio here: take a smaller crowd, or fewer seconds or rounds")
+        raise StackError(
+            "Redis cannot hold so much audio here: take a smaller crowd, or fewer seconds or rounds"
+        )
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         found = runner.run(_all(crowd, sessions, seconds, rounds, tell))
     told = rows(found)

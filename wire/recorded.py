@@ -407,7 +407,7 @@ T = TypeVar("T")
 
 
 def _values(value: Any) -> tuple[Any, ...]:
-    return _fields_of(type(value))(value)
+    return _fields_of(type(value))(value)  # type: ignore[arg-type]  # a class is hashable
 
 
 @cache

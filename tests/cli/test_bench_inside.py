@@ -11,7 +11,9 @@ from wire.keys import Keys
 from wire.streams import Bus
 
 
-def test_only_those_speak_who_are_told_to_and_only_who_asks_is_recorded(redis_url, namespace, wait_until) -> None:
+def test_only_those_speak_who_are_told_to_and_only_who_asks_is_recorded(
+    redis_url, namespace, wait_until
+) -> None:
     settings = {"record": "ask", "namespace": namespace}
 
     async def scenario() -> tuple[float, list[int]]:
