@@ -70,6 +70,9 @@ PURE = {
     "workers/words.py",
     "workers/u3pro/prompt.py",
     "cli/bench_capacity.py",
+    "cli/bench_model.py",
+    "cli/bench_plan.py",
+    "cli/bench_reach.py",
     "cli/latencies.py",
     "cli/resuming.py",
     "console/door.py",
@@ -141,7 +144,7 @@ DOORS = {
     "uvloop": {"wire/service.py"},
     "websockets": {
         "ingress/connection.py",
-        "ingress/server.py",
+        "ingress/front.py",
         "cli/bench_bare.py",
         "cli/bench_churn.py",
         "cli/client.py",
