@@ -254,12 +254,14 @@ def record(
         measured = bench_record.run(crowd, sessions, (seconds, worker_seconds), rounds, tell)
         result = _result("record", measured, short)
     values = {
-        f"{part}, {mode}: {name}, ms for a second of audio": [pair[at] for pair in found]
+        f"{part}, {mode}: more processor time, by pair": [
+            100 * (on / max(off, 1e-9) - 1) for off, on in found
+        ]
         for mode, parts in result["pairs"].items()
         for part, found in parts.items()
-        for at, name in enumerate(("unrecorded", "recorded"))
     }
-    _write(result, out, lambda path: bench_picture.delays(values, {}, _title(result), path, "ms"))
+    goals = {name: 100 * bench_record.GOAL_SHARE for name in values if name.startswith(bench_record.JUDGED)}
+    _write(result, out, lambda path: bench_picture.delays(values, goals, _title(result), path, "%"))
     rows = [
         (
             *(row[name] for name in ("part", "mode", "off_ms", "on_ms")),
