@@ -618,6 +618,11 @@ class Bus:
                 loads[worker.decode()] = load
         return loads
 
+    async def offered(self, pool: str) -> int:
+        """Sessions that workers of the pool hold, and those that wait for one."""
+        with _reaching_redis():
+            return int(await self._redis.xlen(self.keys.offers(pool)))
+
     async def waiting(self, pool: str) -> int:
         """Offers that no worker has taken yet: the autoscaling signal."""
         offers = self.keys.offers(pool)
