@@ -184,6 +184,11 @@ class Bus:
         await client.initialize()
         return await client.execute_command(*words, target_nodes=[client.get_node_from_key(key)])
 
+    @property
+    def is_cluster(self) -> bool:
+        """A script, or a command, may touch one slot only."""
+        return self._servers.is_cluster
+
     async def ping(self) -> None:
         """Raises BusUnavailable."""
         with _reaching_redis():
