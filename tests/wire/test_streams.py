@@ -901,6 +901,7 @@ CALLS: dict[str, Callable[[Bus], Any]] = {
     "report": lambda bus: bus.report("english", "a", WorkerLoad(1, 1, 0, 0, "m")),
     "leave": lambda bus: bus.leave("english", "a"),
     "loads": lambda bus: bus.loads("english"),
+    "offered": lambda bus: bus.offered("english"),
     "waiting": lambda bus: bus.waiting("english"),
 }
 
