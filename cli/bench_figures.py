@@ -40,6 +40,7 @@ class Record:
     begin_ms: float | None = None
     end_ms: float | None = None
     error: str | None = None
+    session: str = ""
 
     def sent_at(self, place_ms: float) -> float:
         """When the audio at this place was sent."""

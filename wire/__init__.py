@@ -14,6 +14,7 @@ keys      every Redis key
 acl       what each service may do in Redis
 servers   the forms of REDIS_URL, and a client for each
 streams   the only code that talks to Redis (with `leases.lua`)
+presence  being seen: a process that dies loses its connections at once
 accounts  licence and usage in Redis, over the connections of streams
 moves     where resumable sessions are, and their moves from node to node, over the same connections
 archive   recordings in Redis, over the connections of streams (with `recordings.lua`)

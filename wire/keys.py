@@ -21,6 +21,9 @@ recording:{id}:facts         hash    ingress -> lease holder, replay            
 recordings                   zset    ingress -> replay: when each began         what it names has gone; expires
 ticks:{service}              zset    arq's queue of a service (or of a process) expires without a service
 
+Besides there are channels, `present:worker:{pool}:{worker}` and `present:ingress:{instance}`, on which nobody speaks:
+who listens on one is there (`wire/presence.py`).
+
 The keys of a session, and of its recording, carry its id as a hash tag (the braces are literal), so that one session
 lives in one slot of a Redis Cluster; a queue's name carries one, too, and so do the keys that arq makes of it. All keys
 are bytes: replies come as bytes, and a cursor table keyed by `str` would never advance.
@@ -123,6 +126,14 @@ class Keys:
 
     def ticks(self, service: str) -> bytes:
         return self._key("ticks", f"{{{service}}}")
+
+    def worker_present(self, pool: str, worker: str) -> bytes:
+        """No key: the channel on which a worker listens for as long as it is connected."""
+        return self._key("present", "worker", pool, worker)
+
+    def ingress_present(self, instance: str) -> bytes:
+        """No key: the same of an ingress node."""
+        return self._key("present", "ingress", instance)
 
     def everything(self) -> bytes:
         """A pattern for SCAN that finds every key of this namespace."""

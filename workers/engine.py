@@ -23,6 +23,7 @@ from wire.archive import Archive
 from wire.entries import SAMPLE_RATE, AudioFrame, Control, Event, Lease, Order, Publication, WorkerLoad
 from wire.errors import INTERNAL_ERROR, BusUnavailable
 from wire.moves import Moves
+from wire.presence import Presence
 from wire.recorded import OFFER_REPLAY
 from wire.service import session_id
 from wire.streams import Bus, Logged
@@ -38,9 +39,9 @@ from workers.turns import Effect, Finished, Flush, SpeechStarted, Turn
 logger = logging.getLogger(__name__)
 
 #: How long one wait for an offer lasts; a drain is noticed after at most this time.
-OFFER_BLOCK_MS = 200
+OFFER_BLOCK_MS = 100
 #: How often to look for sessions whose worker is gone, in seconds.
-LOOK_S = 0.2
+LOOK_S = 0.1
 #: Pauses before the next try when Redis is away: the first, and the longest after growing.
 RETRY_S, LONGEST_RETRY_S = 0.2, 1.0
 #: Audio of more than so many seconds that comes after as long a silence of the log was held up on the way.
@@ -64,6 +65,7 @@ class Engine:
         self._settings = settings
         self._bus = bus
         self._moves = Moves(bus)
+        self._presence = Presence(bus, bus.keys.worker_present(pool.name, pool.worker))
         self._feeders = Feeders()
         self._pool = pool
         self._recognizer = recognizer
@@ -87,13 +89,14 @@ class Engine:
 
         `joined` is called at the first contact with Redis.
         """
-        await self._joining()
-        joined()
         try:
             async with asyncio.TaskGroup() as tasks:
+                endless = [tasks.create_task(self._presence.run())]
+                await self._joining()
+                joined()
                 tasks.create_task(self._taking(drain))
                 tasks.create_task(self._stepping())
-                endless = [tasks.create_task(self._renewing()), tasks.create_task(self._reporting())]
+                endless += [tasks.create_task(self._renewing()), tasks.create_task(self._reporting())]
                 endless.append(tasks.create_task(self._recorder.run(self._missed_recorder)))
                 await self._draining(drain)
                 for task in endless:  # they may sleep for long
@@ -107,6 +110,7 @@ class Engine:
         while True:
             try:
                 await self._pool.join()
+                await self._presence.show()
                 return await self._report()  # before we are called ready: ingress goes by it
             except BusUnavailable as error:
                 logger.warning("Waiting for Redis", extra={"reason": str(error)})
@@ -256,7 +260,7 @@ class Engine:
         spec = self._recognizer.spec
         told = (spec.model, spec.licence, spec.languages)
         free = 0 if self._leaves else self._slots.free
-        load = WorkerLoad(spec.slots, free, backlog_ms, deadline_s, *told)
+        load = WorkerLoad(spec.slots, free, backlog_ms, deadline_s, *told, self._presence.seen)
         await self._bus.report(self._pool.name, self._pool.worker, load)
 
     # ----------------------------------------------------------------------------------------------------- the loop

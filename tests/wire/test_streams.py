@@ -869,6 +869,8 @@ CALLS: dict[str, Callable[[Bus], Any]] = {
     "report": lambda bus: bus.report("english", "a", WorkerLoad(1, 1, 0, 0, "m")),
     "leave": lambda bus: bus.leave("english", "a"),
     "loads": lambda bus: bus.loads("english"),
+    "present": lambda bus: bus.present([b"channel"]),
+    "stay_present": lambda bus: bus.stay_present(b"channel", lambda: None),
     "waiting": lambda bus: bus.waiting("english"),
 }
 
