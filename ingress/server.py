@@ -36,6 +36,7 @@ from ingress.credentials import Grant
 from ingress.dues import Dues
 from ingress.front import Front
 from ingress.handshake import Accept, Load, Reject, Resume, admit
+from ingress.heart import Heart
 from ingress.keeper import Keeper
 from ingress.ledger import Ledger
 from ingress.license import LicenseGate, license_failed
@@ -91,13 +92,11 @@ _ADMISSION = {
         "No good license: nobody is admitted. Is `steno licensing` running? LICENSE_REQUIRED=false serves without one",
     ),
 }
-#: How much longer than it waits for Redis a node is believed to live, in seconds.
-ALIVE_S = 5.0
 #: How often a node that drains looks for sessions that could go on elsewhere by now.
 SEND_AWAY_S = 0.5
 #: Looking one up by its label takes longer than all else that an event costs here.
 _EVENTS_TOTAL = {event: metrics.EVENTS_TOTAL.labels(event.name.lower()) for event in Event}
-#: How often workers' reports are read, and workers told that this node lives.
+#: How often workers' reports are read.
 POOLS_S = 2.0
 #: How often Redis is looked for while it is there.
 WATCH_S = 1.0
@@ -171,6 +170,7 @@ class Ingress:
         )
         self._acting = Acting(node)
         self._moving = Moving(node, self._acting, self._moves, ttl_s, new_session)
+        self._heart = Heart(bus, self._moves, settings.instance, self._reach, self._given_up_for_dead)
         self._failed: LicenseError | None = None
         self._draining = False
         self._given_up = False  # nobody is waited for any more
@@ -193,6 +193,7 @@ class Ingress:
                     partial(self._pay_dues, drain),
                     self._watch,
                     self._watch_pools,
+                    self._heart.run,
                     partial(self._recorder.run, partial(self._reach.missed, "record")),
                 )
             ]
@@ -495,6 +496,12 @@ class Ingress:
                 self._acting.restore(client)
             self._dues.tell_again()
 
+    def _given_up_for_dead(self) -> None:
+        """By workers, who may have let this node's sessions go."""
+        logger.warning("This node was taken for dead", extra={"sessions": len(self._clients)})
+        for client in self._clients.values():
+            self._acting.restore(client)
+
     def _answered(self) -> None:
         """Redis answers; but one that is full or read-only answers as well, and takes no audio."""
         if self._outbox.stuck_since is None:
@@ -509,8 +516,6 @@ class Ingress:
 
     async def _look_for_pools(self) -> None:
         try:
-            # Who is cut off from Redis holds its sessions for so long, and so do their workers.
-            await self._moves.beat(self.settings.instance, self.settings.redis_patience_s + ALIVE_S)
             loads = {pool: await self._bus.loads(pool) for pool in POOLS}
             waiting = {pool: await self._bus.waiting(pool) for pool in POOLS}
         except BusUnavailable as error:

@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 OFFER_BLOCK_MS = 100
 #: How often to look for sessions whose worker is gone, in seconds.
 LOOK_S = 0.1
+#: How often to look whether ingress nodes live, in seconds.
+FEEDERS_S = 0.4
 #: Pauses before the next try when Redis is away: the first, and the longest after growing.
 RETRY_S, LONGEST_RETRY_S = 0.2, 1.0
 #: Audio of more than so many seconds that comes after as long a silence of the log was held up on the way.
@@ -97,6 +99,7 @@ class Engine:
                 tasks.create_task(self._taking(drain))
                 tasks.create_task(self._stepping())
                 endless += [tasks.create_task(self._renewing()), tasks.create_task(self._reporting())]
+                endless.append(tasks.create_task(self._watching_feeders()))
                 endless.append(tasks.create_task(self._recorder.run(self._missed_recorder)))
                 await self._draining(drain)
                 for task in endless:  # they may sleep for long
@@ -220,11 +223,18 @@ class Engine:
             await asyncio.sleep(self._pool.renew_s)
             try:
                 self._lost(await self._pool.renew())
-                await self._let_orphans_go()
             except BusUnavailable as error:
                 self._redis_away("renew", error)
             else:
                 self._redis_back()
+
+    async def _watching_feeders(self) -> None:
+        while True:
+            await asyncio.sleep(FEEDERS_S)
+            try:
+                await self._let_orphans_go()
+            except BusUnavailable as error:
+                self._redis_away("feeders", error)
 
     async def _let_orphans_go(self) -> None:
         """Sessions whose ingress has died, unless another may go on with them: it has time until their keys expire."""
@@ -233,12 +243,13 @@ class Engine:
         dead = self._feeders.heard(dict(zip(nodes, living, strict=True)), time.monotonic())
         orphans = [seat for seat in self._seats.values() if seat.lease.offer.ingress in dead]
         resumable = await self._moves.resumable([seat.session for seat in orphans])
-        for seat, may_resume in zip(orphans, resumable, strict=True):
-            if not may_resume and self._seats.get(seat.session) is seat:
-                node = seat.lease.offer.ingress
-                logger.warning(
-                    "Session let go: its ingress has died", extra={"session": seat.session, "node": node}
-                )
+        lost = [seat for seat, may_resume in zip(orphans, resumable, strict=True) if not may_resume]
+        # First: a node that lives after all hears of it, and takes its sessions back.
+        await self._moves.bury({seat.lease.offer.ingress for seat in lost})
+        for seat in lost:
+            if self._seats.get(seat.session) is seat:
+                told = {"session": seat.session, "node": seat.lease.offer.ingress}
+                logger.warning("Session let go: its ingress has died", extra=told)
                 self._end(seat)
 
     async def _reporting(self) -> None:
