@@ -75,6 +75,10 @@ class Tally:
     def rows(self) -> list[dict[str, Any]]:
         return [summary(fault, rounds) for fault, rounds in self._found.items()]
 
+    def errors(self) -> list[str]:
+        """How sessions ended that should not have."""
+        return [error for rounds in self._found.values() for found in rounds for error in found.errors]
+
     def verdicts(self, fault: str) -> list[Verdict]:
         """Of each run."""
         return [verdict for found in self._found[fault] for verdict in found.verdicts]
@@ -116,6 +120,7 @@ def run(
         "undisturbed": {"finals": tally.calm[0], "unsteady": tally.calm[1]},
         "faults": tally.rows(),
         "left": tally.left,
+        "errors": tally.errors(),
         "each_run": {fault: [asdict(verdict) for verdict in tally.verdicts(fault)] for fault in faults},
     }
 
@@ -164,6 +169,7 @@ def summary(fault: str, rounds: Sequence[Round]) -> dict[str, Any]:
         row[part] = sum(getattr(verdict, part) for verdict in verdicts)
     for part in ("disorder", "misused", "doubly_held"):
         row[part] = sum(getattr(found, part) for found in rounds)
+    row["errors"] = sum(len(found.errors) for found in rounds)
     pauses = [verdict.pause_ms for verdict in verdicts if verdict.pause_ms is not None]
     moved = [ms for found in rounds for ms in found.moved_ms]
     for name, values in (("pause", pauses), ("moved", moved)):

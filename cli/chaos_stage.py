@@ -53,7 +53,7 @@ class Round:
     """What one round gave. `moved_ms`: from each blow to a worker until another one held its sessions.
 
     `disorder`: finals that were misnumbered, or overlapped; `misused`: sessions whose usage was not exactly what they
-    sent; `doubly_held`: sessions that two workers held at once.
+    sent; `doubly_held`: sessions that two workers held at once; `errors`: how sessions ended that should not have.
     """
 
     verdicts: list[Verdict] = field(default_factory=list)
@@ -61,6 +61,7 @@ class Round:
     disorder: int = 0
     misused: int = 0
     doubly_held: int = 0
+    errors: list[str] = field(default_factory=list)
 
 
 class Stage:
@@ -135,6 +136,7 @@ class Stage:
                 [a + b for a, b in zip(found.verdicts, mine, strict=True)] if found.verdicts else mine
             )
             found.disorder += disorder(record)
+            found.errors += [record.error] if record.error else []
         found.misused = self._misused(records)
         return found
 

@@ -486,21 +486,26 @@ class Ingress:
         for client in self._clients.values():
             client.session.excuse(self._now())
 
-    def _met(self, incarnation: str) -> None:
-        """A Redis that was restarted, or another in its place, may lack the last writes of anybody, also what workers
-        believe to have told. So all sessions go on from what this node knows for certain.
+    def _met(self, incarnation: str) -> bool:
+        """Whether it is another one. A Redis that was restarted, or another in its place, may lack the last writes of
+        anybody, also what workers believe to have told. So all sessions go on from what this node knows for certain.
         """
-        if self._reach.is_another(incarnation):
-            logger.warning("Another Redis, or a restarted one", extra={"sessions": len(self._clients)})
-            for client in self._clients.values():
-                self._acting.restore(client)
-            self._dues.tell_again()
-
-    def _given_up_for_dead(self) -> None:
-        """By workers, who may have let this node's sessions go."""
-        logger.warning("This node was taken for dead", extra={"sessions": len(self._clients)})
+        if not self._reach.is_another(incarnation):
+            return False
+        logger.warning("Another Redis, or a restarted one", extra={"sessions": len(self._clients)})
         for client in self._clients.values():
             self._acting.restore(client)
+        self._dues.tell_again()
+        return True
+
+    async def _given_up_for_dead(self) -> None:
+        """By workers, who let this node's sessions go; unless it was Redis that forgot. Raises BusUnavailable."""
+        if self._met(await self._bus.incarnation()):
+            return
+        logger.warning("This node was taken for dead", extra={"sessions": len(self._clients)})
+        for name, client in self._clients.items():
+            if not self._outbox.restoring(name):
+                self._acting.restore(client)
 
     def _answered(self) -> None:
         """Redis answers; but one that is full or read-only answers as well, and takes no audio."""

@@ -11,6 +11,7 @@ session:{id}:resume          hash    its ingress -> the next one                
 session:{id}:told            stream  its ingress -> the next one                messages told, by number; expires
 ingress:{instance}:inbox     stream  workers -> that ingress                    bounded length; expires
 ingress:{instance}:alive     string  that ingress -> workers                    seconds; else it has died
+ingress:{instance}:buried    hash    workers -> that ingress                    how often it was taken for dead; expires
 places:{holder}              zset    ingress -> every ingress                   a key's sessions, or all; expires
 license:status               string  licensing -> ingress, usage                seconds; a missing key admits nobody
 license:trust                string  licensing -> itself after a restart        expires long after any trust window
@@ -96,6 +97,9 @@ class Keys:
 
     def alive(self, instance: str) -> bytes:
         return self._key("ingress", instance, "alive")
+
+    def buried(self, instance: str) -> bytes:
+        return self._key("ingress", instance, "buried")
 
     def inbox(self, instance: str) -> bytes:
         return self._key("ingress", instance, "inbox")

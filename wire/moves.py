@@ -32,6 +32,9 @@ from wire.streams import (
 #: Most messages kept that a session was told (approximately): some minutes of news.
 TOLD_ENTRIES = 1_000
 
+#: How long a node that was taken for dead may hear of it: longer than any waits for Redis.
+BURIED_TTL_S = 600
+
 _ENTRY = b"e"
 
 
@@ -199,9 +202,9 @@ class Moves:
 
     # --------------------------------------------------------------------------------------------------- who is alive
 
-    async def beat(self, node: str, ttl_s: float, seen: bool = False) -> bool:
+    async def beat(self, node: str, ttl_s: float, seen: bool = False) -> int:
         """This node lives; without another word in so long it has died, and at once if it is `seen` no more
-        (`wire/presence.py`). Whether its last word was gone.
+        (`wire/presence.py`). How often it was taken for dead lately.
         """
         key = self._keys.alive(node)
 
@@ -211,9 +214,10 @@ class Moves:
             pipe.hset(key, "alive", 1)
             pipe.hset(key, "seen", int(seen))
             pipe.pexpire(key, _ms(ttl_s))
+            pipe.hget(self._keys.buried(node), "times")
 
-        was_gone, *_ = await self._bus.execute(fill)
-        return bool(was_gone)
+        *_, times = await self._bus.execute(fill)
+        return int(times or 0)
 
     async def living(self, nodes: Sequence[str]) -> list[bool]:
         """Whether each of these nodes has told lately that it lives, and is seen if it would be."""
@@ -229,11 +233,14 @@ class Moves:
         return [alive is not None and node not in gone for node, (alive, _) in zip(nodes, told, strict=True)]
 
     async def bury(self, nodes: Collection[str]) -> None:
-        """Sessions of these were let go: who lives after all hears of it with its next beat."""
+        """Sessions of these are let go: who lives after all hears of it with its next beat. Counted, since a beat that
+        was held up on the way may come in between.
+        """
 
         def fill(pipe: Any) -> None:
             for node in nodes:
-                pipe.pexpire(self._keys.alive(node), 1)
+                pipe.hincrby(self._keys.buried(node), "times", 1)
+                pipe.pexpire(self._keys.buried(node), _ms(BURIED_TTL_S))
 
         if nodes:
             await self._bus.execute(fill)

@@ -24,6 +24,7 @@ def test_a_row_sums_up() -> None:
         "disorder": 1,
         "misused": 2,
         "doubly_held": 1,
+        "errors": 0,
         "pause_p50_ms": 100,
         "pause_p95_ms": 300,
         "pause_max_ms": 300,

@@ -197,7 +197,8 @@ def told(conversation: Conversation) -> list[tuple[int, str]]:
 def assert_in_order(conversation: Conversation) -> None:
     """One Begin, finals 0, 1, 2 and so on, once each, no word before the one before it has ended, one Termination."""
     kinds = [message["type"] for message in conversation.messages]
-    assert (kinds[0], kinds[-1], kinds.count("Begin")) == ("Begin", "Termination", 1)
+    last = conversation.messages[-1]
+    assert (kinds[0], kinds[-1], kinds.count("Begin")) == ("Begin", "Termination", 1), last
     assert conversation.close == (1000, "Session Ended"), conversation.messages[-1]
     assert [final["turn_order"] for final in conversation.finals] == list(range(len(conversation.finals)))
     words = [word for final in conversation.finals for word in final["words"]]
