@@ -13,6 +13,7 @@ errors    the exception tree; error codes and close codes
 keys      every Redis key
 acl       what each service may do in Redis
 servers   the forms of REDIS_URL, and a client for each
+line      a connection of our own, for what is asked of Redis every few milliseconds
 streams   the only code that talks to Redis (with `leases.lua`)
 presence  being seen: a process that dies loses its connections at once
 accounts  licence and usage in Redis, over the connections of streams
@@ -20,6 +21,7 @@ moves     where resumable sessions are, and their moves from node to node, over 
 archive   recordings in Redis, over the connections of streams (with `recordings.lua`)
 scribe    writes recordings beside what it must not disturb
 sealing   encryption of recordings
+heap      free memory goes back to the system
 release   which release this is
 metrics   every metric
 service   how a process lives: settings, logging, probe, run until signalled
