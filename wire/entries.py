@@ -336,8 +336,8 @@ class WorkerLoad:
     """What a worker tells admission and operators every few seconds; `deadline_s` is Unix time.
 
     `licence` is the model's, as its authors call it, "" where it is not known; `languages` are the codes of those that
-    it writes, empty where it does not tell. `held`: sessions in its slots, -1 where it does not tell. `seen`: others see
-    at once when it is gone (`wire/presence.py`).
+    it writes, empty where it does not tell. `held`: sessions in its slots, -1 where it does not tell. `seen`: others
+    see at once when it is gone (`wire/presence.py`).
     """
 
     slots: int
