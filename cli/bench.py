@@ -494,7 +494,10 @@ def _compare(
     _print(result, ("settings", *bench_ingress.COMPARED, "per core, spread"), rows, as_json)
 
 
-@app.command(epilog="[bold]Examples[/]\n  [cyan]steno bench chaos --runs 200 --faults kill,redis-empty[/]")
+@app.command(
+    epilog="[bold]Examples[/]\n  [cyan]steno bench chaos --runs 200 --faults kill[/]\n"
+    "  [cyan]steno bench chaos --runs 5 --faults hang,drain,redis-empty[/]"
+)
 def chaos(
     runs: Annotated[int, typer.Option(min=1, help="How often each fault strikes.")] = 10,
     faults: Annotated[
@@ -503,15 +506,25 @@ def chaos(
             "--faults",
             "--fault",
             metavar="FAULT,...",
-            help="To the worker: kill, hang, drain. To Redis: redis-restart, redis-empty, redis-away, redis-full.",
+            help="To a worker: kill, hang, drain. To ingress: ingress. To Redis: redis-restart, redis-empty, "
+            "redis-away, redis-full. To nobody: nothing.",
         ),
-    ] = "kill,hang,drain,redis-restart,redis-empty,redis-away,redis-full",
-    seconds: Annotated[float, typer.Option(min=4, help="Audio of each session, in s.")] = 12,
+    ] = "kill,hang,drain,ingress,redis-restart,redis-empty,redis-away,redis-full",
+    seconds: Annotated[
+        float, typer.Option(min=10, help="Audio of each session, in s; faults strike in it.")
+    ] = 60,
+    sessions: Annotated[int, typer.Option(min=1, max=16, help="Sessions at once, in each stack.")] = 1,
+    stacks: Annotated[
+        int, typer.Option(min=1, max=16, help="Stacks side by side: sooner done, but pauses grow.")
+    ] = 1,
     as_json: AsJson = False,
     out: Out = RESULTS,
     quick: Quick = False,
 ) -> None:
-    """What a client notices when its worker dies, or Redis: finals lost, doubled, changed; the pause."""
+    """What a client notices when its worker, ingress or Redis dies: finals lost, doubled, changed; the pause.
+
+    Ctrl-C ends it with the running round, and tells what was found by then.
+    """
     from cli import bench_chaos, bench_picture
 
     names = [name.strip() for name in faults.split(",")]
@@ -520,7 +533,8 @@ def chaos(
             f"{', '.join(unknown)}: there are {', '.join(bench_chaos.FAULTS)}", param_hint="--faults"
         )
     with _measuring(as_json) as tell:
-        result = _result("chaos", bench_chaos.run(names, 1 if quick else runs, seconds, tell), quick)
+        measured = bench_chaos.run(names, 1 if quick else runs, seconds, tell, sessions, stacks)
+        result = _result("chaos", measured, quick)
     told = {
         f"{row['fault']}: {part}": row[part]
         for row in result["faults"]
@@ -529,7 +543,11 @@ def chaos(
     _write(result, out, lambda path: bench_picture.counts(told, _title(result), path, "finals"))
     _print(result, tuple(result["faults"][0]), [tuple(row.values()) for row in result["faults"]], as_json)
     if not as_json:
-        _say(f"goals: nothing lost, doubled or changed; pause p95 at most {bench_chaos.GOAL_PAUSE_MS:.0f} ms")
+        left = ", ".join(f"{what} {count}" for what, count in result["left"].items())
+        _say(f"left after all: {left}")
+        _say(f"goals: 0 but in runs and finals; pause p95 at most {bench_chaos.GOAL_PAUSE_MS:.0f} ms")
+        if result["stopped"]:
+            _say(f"ended early: {result['stopped']}")
 
 
 @app.command(epilog="[bold]Examples[/]\n  [cyan]steno bench keyterms --pools english[/]")

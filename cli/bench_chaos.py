@@ -1,221 +1,186 @@
-"""What a client notices when its worker, or Redis, dies, hangs or goes away: finals lost, doubled, changed; the pause.
+"""What a client notices when its worker, its ingress or Redis dies, hangs or goes away, some hundred times in a row.
 
-One session at a time on a stack with a spare worker. Each run speaks the same talk in real time; at a random moment
-something happens to the worker that holds the session; what the client was told is held against an undisturbed run.
+Stacks that live on (`cli/chaos_stage.py`) are hurt again and again while sessions speak; each blow is a run with a
+verdict of its own (`cli/chaos_verdict.py`). Who stops it early is told what there is.
 """
 
-import os
-import random
-import signal
-import tempfile
-import time
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
-from cli import bench_clips, bench_load, redis_fleet, up
-from cli.bench_figures import Heard, Record, percentile
-from cli.bench_machine import metric
-from cli.bench_worker import SILENCE, endpoint
-from cli.proxy import Proxy
+from cli.bench_figures import percentile
+from cli.bench_worker import SILENCE
+from cli.chaos_stage import AWAY_S, CALM_S, FAULTS, Round, Stage
+from cli.chaos_verdict import Verdict
+from wire.errors import StackError
 
-#: What happens to the worker -> the signal that does it.
-SIGNALS = {"kill": signal.SIGKILL, "hang": signal.SIGSTOP, "drain": signal.SIGTERM}
-#: What happens to Redis: killed and started again with its data, or without; out of reach; full.
-REDIS_FAULTS = ("redis-restart", "redis-empty", "redis-away", "redis-full")
-FAULTS = (*SIGNALS, *REDIS_FAULTS)
-GOAL_PAUSE_MS = 2_000.0
-#: The fault comes after this much of the session, and before its end by as much.
-MARGIN_S = 1.0
-#: A hung worker wakes up so long after the session: what it says then must count for nothing.
-WAKE_AFTER_S = 0.5
-#: Redis is out of reach, or full, for so long.
-AWAY_S = 3.0
-POLL_S = 0.05
+GOAL_PAUSE_MS, GOAL_DRAIN_MS = 2_000.0, 2_000.0
+_LOOK_S = 0.2
 
 METHOD = (
-    "Real stack, two workers of the english pool, one session at a time over a real WebSocket from a process of its "
-    "own, 50 ms chunks in real time, always the same talk. kill: SIGKILL; hang: SIGSTOP, and SIGCONT after the "
-    "session; drain: SIGTERM; each at a random moment, to the worker that holds the session. redis-restart: Redis "
-    "killed and started again with its data (appendonly, every second); redis-empty: without; redis-away: nothing "
-    f"passes between it and the services for {AWAY_S:.0f} s; redis-full: for so long it takes no writes (maxmemory, "
-    "noeviction). Finals are compared, by their order in the session, with an undisturbed run of the same talk: lost, "
-    "told more than once, with other words. pause: how much later after its last word the most delayed final came "
-    "than in the undisturbed run."
+    "Real stacks side by side, each with two workers of the english pool, sessions over real WebSockets from "
+    "another process, 50 ms chunks in real time, talks made of recorded phrases. A blow falls when all services "
+    f"are ready and all sessions are served, {CALM_S[0]:g} to {CALM_S[1]:g} s later at random. kill: SIGKILL; "
+    "hang: SIGSTOP, and SIGCONT once the sessions have moved; drain: SIGTERM; each to a worker that holds "
+    "sessions, while the other one is the warm spare; a killed or drained one is begun anew as the next spare. "
+    "ingress: SIGKILL to the only ingress, which is begun anew at once, its clients resume. redis-restart: Redis "
+    "killed and started again with its data (appendonly, every second); redis-empty: without; redis-away: nothing"
+    f" passes between it and the services for {AWAY_S:.0f} s; redis-full: for so long it takes no writes "
+    "(maxmemory, noeviction). nothing: no blow, for comparison. Each blow is a run. Finals are matched, by the "
+    "audio of their words, with those of undisturbed sessions with the same talk (two, or up to five while each "
+    "tells something new): nothing told of their audio, told more than once, with words that none of these told "
+    "there. unsteady: finals that those did not all tell alike, as a busy machine lets happen; it should be 0. "
+    "pause: how much later after its last word the most delayed final until the next blow came than undisturbed. "
+    "moved: from the blow until another worker held all the sessions. disorder: finals that were misnumbered or "
+    "overlapped; misused: sessions whose usage was not exactly the audio they sent; doubly held: sessions that "
+    "two workers held at once; left: leases, sessions' keys, keys without an expiry, after all."
 )
 
 
-@dataclass(frozen=True)
-class Compared:
-    """A disturbed session held against an undisturbed one. `pause_ms`: None if no final is in both."""
+class Tally:
+    """What was found so far, by all stages together; safe to use from threads."""
 
-    finals: int
-    lost: int
-    doubled: int
-    changed: int
-    pause_ms: float | None
+    def __init__(self, faults: Sequence[str], runs: int, tell: Callable[[str], None]) -> None:
+        self.stopped = threading.Event()
+        self.calm = [0, 0]
+        self.left: dict[str, int] = dict.fromkeys(("leases", "session", "never"), 0)
+        self._found: dict[str, list[Round]] = {fault: [] for fault in faults}
+        self._runs = runs
+        self._tell = tell
+        self._lock = threading.Lock()
+
+    def missing(self, fault: str) -> int:
+        """Runs that are still to be done; none once stopped."""
+        return 0 if self.stopped.is_set() else max(0, self._runs - len(self.verdicts(fault)))
+
+    def add(self, fault: str, found: Round) -> None:
+        with self._lock:
+            self._found[fault].append(found)
+        row = summary(fault, self._found[fault])
+        parts = ", ".join(f"{part} {row[part]}" for part in ("lost", "doubled", "changed"))
+        self._tell(f"{fault}: {row['runs']} of {self._runs} runs; {parts} (Ctrl-C ends with the round)")
+
+    def add_calm(self, finals: int, unsteady: int) -> None:
+        with self._lock:
+            self.calm = [self.calm[0] + finals, self.calm[1] + unsteady]
+
+    def add_left(self, found: dict[str, int]) -> None:
+        with self._lock:
+            for what, count in found.items():
+                self.left[what] += count
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [summary(fault, rounds) for fault, rounds in self._found.items()]
+
+    def errors(self) -> list[str]:
+        """How sessions ended that should not have."""
+        return [error for rounds in self._found.values() for found in rounds for error in found.errors]
+
+    def verdicts(self, fault: str) -> list[Verdict]:
+        """Of each run."""
+        return [verdict for found in self._found[fault] for verdict in found.verdicts]
 
 
-def run(faults: Sequence[str], runs: int, seconds: float, tell: Callable[[str], None]) -> dict[str, Any]:
-    """So many runs of each fault. Raises StackError."""
-    spoken = [phrase for clip in bench_clips.recordings() for phrase in bench_clips.phrases(clip)]
-    talk, moments = bench_clips.talk(spoken, 0, seconds), random.Random(0)
-    found: dict[str, list[Compared]] = {fault: [] for fault in faults}
+def run(
+    faults: Sequence[str],
+    runs: int,
+    seconds: float,
+    tell: Callable[[str], None],
+    sessions: int = 2,
+    stacks: int = 1,
+) -> dict[str, Any]:
+    """So many runs of each fault; fewer after Ctrl-C, or when a stage fails: `stopped` says why. Raises StackError."""
+    tally = Tally(faults, runs, tell)
     with ExitStack() as rooms:
-        folder = Path(rooms.enter_context(tempfile.TemporaryDirectory(prefix="steno-chaos-")))
-        redis = redis_fleet.Server(redis_fleet.free_ports(1)[0], folder, "--appendonly", "yes", "--save", "")
-        rooms.enter_context(redis_fleet.running(redis))
-        line = rooms.enter_context(Proxy(redis.port))
-        stack = rooms.enter_context(up.Stack(workers=2, redis_url=line.url))
-        tell("undisturbed")
-        calm = _speak(stack, talk, stack.check)
-        for fault in faults:
-            for number in range(1, runs + 1):
-                tell(f"{fault}, run {number} of {runs}")
-                after_s = moments.uniform(MARGIN_S, len(talk.audio) / 32_000 - MARGIN_S)
-                if fault in SIGNALS:
-                    record = _disturbed(stack, talk, SIGNALS[fault], after_s)
-                else:
-                    record = _forgetting(stack, talk, Trouble(fault, redis, line), after_s)
-                found[fault].append(compared(calm, record))
+        stages = []
+        for number in range(stacks):
+            tell(f"starting stack {number + 1} of {stacks}")
+            stages.append(rooms.enter_context(Stage(number, seconds, sessions)))
+        stopped = _play(stages, faults, tally, tell)
     return {
-        "settings": {"runs": runs, "seconds": seconds, "silence": SILENCE},
+        "settings": {
+            "runs": runs,
+            "seconds": seconds,
+            "sessions": sessions,
+            "stacks": stacks,
+            "silence": SILENCE,
+        },
         "method": METHOD,
-        "goals": {"pause_p95_ms": GOAL_PAUSE_MS, "lost": 0, "doubled": 0, "changed": 0},
-        "faults": [summary(fault, results) for fault, results in found.items()],
+        "goals": {
+            "pause_p95_ms": GOAL_PAUSE_MS,
+            "drained_p95_ms": GOAL_DRAIN_MS,
+            "lost": 0,
+            "doubled": 0,
+            "changed": 0,
+        },
+        "stopped": stopped,
+        "undisturbed": {"finals": tally.calm[0], "unsteady": tally.calm[1]},
+        "faults": tally.rows(),
+        "left": tally.left,
+        "errors": tally.errors(),
+        "each_run": {fault: [asdict(verdict) for verdict in tally.verdicts(fault)] for fault in faults},
     }
 
 
-@dataclass(frozen=True)
-class Trouble:
-    """One of REDIS_FAULTS: `begin`, and after AWAY_S, where there is something to mend, `end`."""
-
-    fault: str
-    redis: redis_fleet.Server
-    line: Proxy
-
-    def begin(self) -> None:
-        match self.fault:
-            case "redis-restart" | "redis-empty":
-                self.redis.restart(forget=self.fault == "redis-empty")
-            case "redis-away":
-                self.line.stall()
-            case "redis-full":
-                self._limit("1")
-
-    def end(self) -> None:
-        self.line.resume()
-        self._limit("0")
-
-    def _limit(self, most_bytes: str) -> None:
-        with self.redis.client() as client:
-            client.config_set("maxmemory", most_bytes)
+def _play(stages: Sequence[Stage], faults: Sequence[str], tally: Tally, tell: Callable[[str], None]) -> str:
+    """All stages at once, until enough is done; why it ended early, if it did."""
+    stopped = ""
+    with ThreadPoolExecutor(len(stages), thread_name_prefix="stage") as pool:
+        playing = [pool.submit(_perform, stage, faults, tally, tell) for stage in stages]
+        try:
+            while wait(playing, _LOOK_S).not_done:
+                pass
+        except KeyboardInterrupt:
+            stopped = "interrupted"
+            tally.stopped.set()
+            tell("ending with this round")
+            wait(playing)
+    for one in playing:
+        try:
+            one.result()
+        except StackError as error:
+            if not any(row["runs"] for row in tally.rows()):
+                raise
+            stopped = str(error)
+    return stopped
 
 
-def compared(calm: Record, disturbed: Record) -> Compared:
-    """Final by final; those of a session that ended in an error are lost."""
-    wanted = {turn.order: turn for turn in calm.turns if turn.final}
-    told: dict[int, list[Heard]] = {}
-    for turn in disturbed.turns:
-        if turn.final:
-            told.setdefault(turn.order, []).append(turn)
-    common = [(wanted[order], told[order][0]) for order in sorted(wanted.keys() & told.keys())]
-    pauses = [_delay_ms(disturbed, other) - _delay_ms(calm, one) for one, other in common]
-    return Compared(
-        len(wanted),
-        len(wanted.keys() - told.keys()),
-        sum(len(turns) - 1 for turns in told.values()) + len(told.keys() - wanted.keys()),
-        sum(one.text != other.text for one, other in common),
-        max(pauses, default=None),
-    )
+def _perform(stage: Stage, faults: Sequence[str], tally: Tally, tell: Callable[[str], None]) -> None:
+    try:
+        tally.add_calm(*stage.settle(tell))
+        for fault in faults:
+            while most := tally.missing(fault):
+                tally.add(fault, stage.play(fault, most, tally.stopped.is_set))
+        tell("looking what is left")
+        tally.add_left(stage.leftovers())
+    except BaseException:
+        tally.stopped.set()  # the others end, too
+        raise
 
 
-def summary(fault: str, results: Sequence[Compared]) -> dict[str, Any]:
+def summary(fault: str, rounds: Sequence[Round]) -> dict[str, Any]:
     """A row of the table."""
-    pauses = [result.pause_ms for result in results if result.pause_ms is not None]
-    row: dict[str, Any] = {"fault": fault, "runs": len(results)}
+    verdicts: list[Verdict] = [verdict for found in rounds for verdict in found.verdicts]
+    row: dict[str, Any] = {"fault": fault, "runs": len(verdicts)}
     for part in ("finals", "lost", "doubled", "changed"):
-        row[part] = sum(getattr(result, part) for result in results)
-    for name, value in (
-        ("p50", percentile(pauses, 50)),
-        ("p95", percentile(pauses, 95)),
-        ("max", max(pauses, default=None)),
-    ):
-        row[f"pause_{name}_ms"] = None if value is None else round(value)
+        row[part] = sum(getattr(verdict, part) for verdict in verdicts)
+    for part in ("disorder", "misused", "doubly_held"):
+        row[part] = sum(getattr(found, part) for found in rounds)
+    row["errors"] = sum(len(found.errors) for found in rounds)
+    pauses = [verdict.pause_ms for verdict in verdicts if verdict.pause_ms is not None]
+    moved = [ms for found in rounds for ms in found.moved_ms]
+    for name, values in (("pause", pauses), ("moved", moved)):
+        row[f"{name}_p50_ms"] = _rounded(percentile(values, 50))
+        row[f"{name}_p95_ms"] = _rounded(percentile(values, 95))
+        row[f"{name}_max_ms"] = _rounded(max(values, default=None))
     return row
 
 
-def _delay_ms(record: Record, final: Heard) -> float:
-    return (final.at_s - record.sent_at(final.last_end_ms)) * 1000
+def _rounded(value: float | None) -> int | None:
+    return None if value is None else round(value)
 
 
-def _speak(stack: up.Stack, talk: bench_clips.Talk, meanwhile: Callable[[], None]) -> Record:
-    load = bench_load.Load(endpoint(stack.url, **SILENCE), (talk,), stagger_s=0)
-    (record,) = bench_load.generate(load, meanwhile, POLL_S).records
-    return record
-
-
-def _disturbed(stack: up.Stack, talk: bench_clips.Talk, what: signal.Signals, after_s: float) -> Record:
-    victim, held_s = "", 0.0
-
-    def meanwhile() -> None:
-        nonlocal victim, held_s
-        if victim:
-            return
-        held_s = held_s or (time.monotonic() if _holder(stack) else 0.0)
-        if held_s and time.monotonic() >= held_s + after_s and (victim := _holder(stack)):
-            os.kill(stack.pids[victim], what)
-
-    record = _speak(stack, talk, meanwhile)
-    if victim and what is signal.SIGSTOP:
-        time.sleep(WAKE_AFTER_S)
-        os.kill(stack.pids[victim], signal.SIGCONT)
-        _until_free(stack, victim)
-    elif victim:
-        stack.restart(victim)
-    return record
-
-
-def _forgetting(stack: up.Stack, talk: bench_clips.Talk, trouble: Trouble, after_s: float) -> Record:
-    held_s = begun_s = 0.0
-    ended = False
-
-    def meanwhile() -> None:
-        nonlocal held_s, begun_s, ended
-        stack.check()
-        now_s = time.monotonic()
-        held_s = held_s or (now_s if _holder(stack) else 0.0)
-        if held_s and not begun_s and now_s >= held_s + after_s:
-            begun_s = now_s
-            trouble.begin()
-        elif begun_s and not ended and now_s >= begun_s + AWAY_S:
-            ended = True
-            trouble.end()
-
-    try:
-        return _speak(stack, talk, meanwhile)
-    finally:
-        trouble.end()
-        stack.wait_until_ready()
-
-
-def _holder(stack: up.Stack) -> str:
-    """The worker that holds a session, "" if none does."""
-    names = (f"{pool}-{number}" for pool in stack.pools for number in (1, 2))
-    return next((name for name in names if _held(stack, name)), "")
-
-
-def _held(stack: up.Stack, name: str) -> float:
-    return sum(metric(stack.probe_ports[name], "steno_slots_used").values())
-
-
-def _until_free(stack: up.Stack, name: str) -> None:
-    """Raises StackFailed if it goes on with what it lost."""
-    deadline_s = time.monotonic() + 10
-    while _held(stack, name):
-        stack.check()
-        if time.monotonic() > deadline_s:
-            raise up.StackFailed(f"{name} woke up and keeps a session that it lost")
-        time.sleep(POLL_S)
+__all__ = ["FAULTS", "GOAL_DRAIN_MS", "GOAL_PAUSE_MS", "run", "summary"]

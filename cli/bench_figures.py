@@ -42,6 +42,7 @@ class Record:
     begin_ms: float | None = None
     end_ms: float | None = None
     error: str | None = None
+    session: str = ""
     #: Of a session with an error: from connecting to it, and the code that the server told.
     failed_ms: float | None = None
     code: int | None = None

@@ -8,6 +8,7 @@ can be refused where the generator itself was the limit.
 import asyncio
 import multiprocessing
 import random
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -29,13 +30,16 @@ _BYTES_PER_MS = 2 * audio_file.SAMPLE_RATE // 1000
 
 @dataclass(frozen=True)
 class Load:
-    """What the generator has to do. `url` may hold parameters; `force`: end each phrase by ForceEndpoint."""
+    """What the generator has to do. `url` may hold parameters; `force`: end each phrase by ForceEndpoint; `resume`:
+    go on after a lost connection.
+    """
 
     url: str
     talks: tuple[Talk, ...]
     stagger_s: float = STAGGER_S
     force: bool = False
     seed: int = 0
+    resume: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,12 @@ class Outcome:
     cpu: float
 
 
-def generate(load: Load, meanwhile: Callable[[], None], every_s: float = 0.5) -> Outcome:
-    """Run the load in another process; call `meanwhile` until it is done."""
+def generate(
+    load: Load, meanwhile: Callable[[], None], every_s: float = 0.5, to_the_end: bool = False
+) -> Outcome:
+    """Run the load in another process; call `meanwhile` until it is done. `to_the_end`: Ctrl-C does not reach it."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_deaf if to_the_end else None) as pool:
         future: Future[Outcome] = pool.submit(run, load)
         while True:
             meanwhile()
@@ -57,6 +63,10 @@ def generate(load: Load, meanwhile: Callable[[], None], every_s: float = 0.5) ->
                 return future.result(every_s)
             except TimeoutError:
                 continue
+
+
+def _deaf() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def run(load: Load) -> Outcome:
@@ -86,8 +96,9 @@ async def _one(load: Load, talk: Talk, wait_s: float) -> Record:
             record.turns.append(_heard(fields["words"], fields, time.monotonic()))
 
     try:
-        request = client.Request(load.url)
+        request = client.Request(load.url, resume=load.resume)
         session = await client.converse(request, _speech(talk, record, load.force), listen)
+        record.session = session.id
         record.begin_ms = session.latencies.begin_ms
         record.end_ms = (time.monotonic() - session.terminate_s) * 1000
     except StackError as error:

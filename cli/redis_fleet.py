@@ -22,6 +22,8 @@ from cli.child import Child
 from cli.redis_server import START_TIMEOUT_S, RedisServerError, find
 
 HOST = "127.0.0.1"
+#: What a client raises while its server is away, or does not know what it is asked for.
+AWAY = (redis.RedisError, OSError)
 _POLL_S = 0.02
 #: Sentinel's name for the master, and how long it must be silent to be replaced, in ms.
 SERVICE, DOWN_MS = "steno", 1_000

@@ -140,8 +140,9 @@ class Stack:
             if (code := child.exit_code) is not None:
                 raise StackFailed(f"{child.name} died ({died_of(code)})\n{child.tail()}".rstrip())
 
-    def restart(self, name: str) -> None:
-        """Begin a service anew, which has ended or is ended now by force, and wait until it is ready."""
+    def restart(self, name: str, patience_s: float = 0.0) -> None:
+        """Begin a service anew, once it has ended by itself or by force after so long, and wait until it is ready."""
+        self._services[name].wait(patience_s)
         self._services[name].kill()
         started_s = time.monotonic()
         self._services[name] = self._again[name]()

@@ -22,6 +22,7 @@ replay        what a resumable session has told, to be told again
 carried       what such a session takes along to another node        (restarts: where its decoder begins anew there)
 keeper        writes that, together with the audio
 arrivals      sessions that come from another node
+heart         tells workers that this node lives, and hears where they thought otherwise
 consent       whether a session is recorded
 tape          what is recorded of it: its inputs and what followed from them
 recorder      performs both: recordings begun, noted, ended, kept within their limits

@@ -37,6 +37,7 @@ from ingress.credentials import Grant
 from ingress.dues import Dues
 from ingress.front import Front
 from ingress.handshake import Accept, Load, Reject, Resume, admit
+from ingress.heart import Heart
 from ingress.keeper import Keeper
 from ingress.ledger import Ledger
 from ingress.license import LicenseGate, license_failed
@@ -92,13 +93,11 @@ _ADMISSION = {
         "No good license: nobody is admitted. Is `steno licensing` running? LICENSE_REQUIRED=false serves without one",
     ),
 }
-#: How much longer than it waits for Redis a node is believed to live, in seconds.
-ALIVE_S = 5.0
 #: How often a node that drains looks for sessions that could go on elsewhere by now.
 SEND_AWAY_S = 0.5
 #: Looking one up by its label takes longer than all else that an event costs here.
 _EVENTS_TOTAL = {event: metrics.EVENTS_TOTAL.labels(event.name.lower()) for event in Event}
-#: How often workers' reports are read, and workers told that this node lives.
+#: How often workers' reports are read.
 POOLS_S = 2.0
 #: How often Redis is looked for while it is there.
 WATCH_S = 1.0
@@ -173,6 +172,7 @@ class Ingress:
         self._admission = Admission(self._pools, self._look_for_pools, settings.admission_queue, now)
         self._acting = Acting(node)
         self._moving = Moving(node, self._acting, self._moves, ttl_s, new_session)
+        self._heart = Heart(bus, self._moves, settings.instance, self._reach, self._given_up_for_dead)
         self._failed: LicenseError | None = None
         self._draining = False
         self._given_up = False  # nobody is waited for any more
@@ -195,6 +195,7 @@ class Ingress:
                     partial(self._pay_dues, drain),
                     self._watch,
                     self._watch_pools,
+                    self._heart.run,
                     heap.keep_trim,
                     partial(self._recorder.run, partial(self._reach.missed, "record")),
                 )
@@ -493,15 +494,26 @@ class Ingress:
         for client in self._clients.values():
             client.session.excuse(self._now())
 
-    def _met(self, incarnation: str) -> None:
-        """A Redis that was restarted, or another in its place, may lack the last writes of anybody, also what workers
-        believe to have told. So all sessions go on from what this node knows for certain.
+    def _met(self, incarnation: str) -> bool:
+        """Whether it is another one. A Redis that was restarted, or another in its place, may lack the last writes of
+        anybody, also what workers believe to have told. So all sessions go on from what this node knows for certain.
         """
-        if self._reach.is_another(incarnation):
-            logger.warning("Another Redis, or a restarted one", extra={"sessions": len(self._clients)})
-            for client in self._clients.values():
+        if not self._reach.is_another(incarnation):
+            return False
+        logger.warning("Another Redis, or a restarted one", extra={"sessions": len(self._clients)})
+        for client in self._clients.values():
+            self._acting.restore(client)
+        self._dues.tell_again()
+        return True
+
+    async def _given_up_for_dead(self) -> None:
+        """By workers, who let this node's sessions go; unless it was Redis that forgot. Raises BusUnavailable."""
+        if self._met(await self._bus.incarnation()):
+            return
+        logger.warning("This node was taken for dead", extra={"sessions": len(self._clients)})
+        for name, client in self._clients.items():
+            if not self._outbox.restoring(name):
                 self._acting.restore(client)
-            self._dues.tell_again()
 
     def _answered(self) -> None:
         """Redis answers; but one that is full or read-only answers as well, and takes no audio."""
@@ -517,8 +529,6 @@ class Ingress:
 
     async def _look_for_pools(self) -> None:
         try:
-            # Who is cut off from Redis holds its sessions for so long, and so do their workers.
-            await self._moves.beat(self.settings.instance, self.settings.redis_patience_s + ALIVE_S)
             loads = {pool: await self._bus.loads(pool) for pool in POOLS}
             waiting = {pool: await self._bus.waiting(pool) for pool in POOLS}
             offered = {pool: await self._bus.offered(pool) for pool in POOLS}

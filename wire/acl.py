@@ -21,9 +21,9 @@ _RECORDINGS = "hmget xadd hset pexpire"
 #: Service -> commands, those inside `leases.lua` included.
 COMMANDS = {
     "ingress": f"{_STREAMS} {_RECORDINGS} xread xclaim xtrim get del exists expire hget hgetall hexists pttl xrange"
-    " zadd zcard zscore zrange zrem zremrangebyscore",
+    " zadd zcard zscore zrange zrem zremrangebyscore subscribe",
     "worker": f"{_STREAMS} {_RECORDINGS} xread xrange xreadgroup xclaim xtrim xgroup exists expire pttl hget hdel"
-    " hincrby hgetall",
+    " hincrby hgetall hmget subscribe pubsub|numsub",
     "licensing": "get set",
     "usage": f"{_STREAMS} xrange xreadgroup xautoclaim xclaim xgroup get expire hset hdel hvals",
     "console": "get exists hget hgetall hmget pttl xlen xpending xrange xrevrange zrange zscore",
@@ -47,6 +47,7 @@ def patterns(service: str, keys: Keys) -> list[str]:
             keys.told("*"),
             keys.inbox("*"),
             keys.alive("*"),
+            keys.buried("*"),
             keys.workers("*"),
             keys.places("*"),
             keys.license_status(),
@@ -59,6 +60,7 @@ def patterns(service: str, keys: Keys) -> list[str]:
             *session,
             keys.inbox("*"),
             keys.alive("*"),
+            keys.buried("*"),
             keys.workers("*"),
             *recording,
         ],
@@ -80,11 +82,18 @@ def patterns(service: str, keys: Keys) -> list[str]:
     return [pattern.decode() for pattern in found]
 
 
+def channels(service: str, keys: Keys) -> list[str]:
+    """The channels on which the service may listen (`wire/presence.py`), as patterns."""
+    found = {"ingress": keys.ingress_present("*"), "worker": keys.worker_present("*", "*")}
+    return [found[service].decode()] if service in found else []
+
+
 def rule(service: str, password: str, keys: Keys) -> str:
     """The service's line of an ACL file; `password` as it is to be written there. Raises KeyError for no service."""
     commands = f"{_EVERYBODY} {COMMANDS[service]} {_CLOCK if service in _TICKING else ''}".split()
     words = ["user", service, "on", f">{password}", "resetkeys", "resetchannels", "-@all"]
     words += [f"~{pattern}" for pattern in patterns(service, keys)]
+    words += [f"&{pattern}" for pattern in channels(service, keys)]
     return " ".join([*words, *(f"+{command}" for command in dict.fromkeys(commands))])
 
 

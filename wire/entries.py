@@ -336,7 +336,8 @@ class WorkerLoad:
     """What a worker tells admission and operators every few seconds; `deadline_s` is Unix time.
 
     `licence` is the model's, as its authors call it, "" where it is not known; `languages` are the codes of those that
-    it writes, empty where it does not tell. `held`: sessions in its slots, -1 where it does not tell.
+    it writes, empty where it does not tell. `held`: sessions in its slots, -1 where it does not tell. `seen`: others
+    see at once when it is gone (`wire/presence.py`).
     """
 
     slots: int
@@ -347,6 +348,7 @@ class WorkerLoad:
     licence: str = ""
     languages: tuple[str, ...] = ()
     held: int = -1
+    seen: bool = False
 
     @property
     def most(self) -> int:
@@ -355,7 +357,7 @@ class WorkerLoad:
 
 
 #: What loads of earlier releases do not tell, from the sixth field on.
-_UNTOLD: tuple[Any, ...] = ("", [], -1)
+_UNTOLD: tuple[Any, ...] = ("", [], -1, False)
 
 
 def pack_load(load: WorkerLoad) -> bytes:
@@ -370,20 +372,22 @@ def pack_load(load: WorkerLoad) -> bytes:
         load.licence[:MAX_TITLE],
         [code for code in load.languages[:MAX_LANGUAGES] if len(code) <= MAX_CODE],
         load.held,
+        load.seen,
     )
 
 
 def unpack_load(data: bytes) -> WorkerLoad:
     """Raises EntryError. Workers of earlier releases tell less, those of later ones may tell more."""
     told = _unpack(data, Kind.LOAD)[1]
-    told = [*told[:8], *_UNTOLD[len(told) - 5 :]] if len(told) >= 5 else told
-    *counts, model, licence, codes, held = _checked(told, int, int, int, int, str, str, list, int)
+    told = [*told[:9], *_UNTOLD[len(told) - 5 :]] if len(told) >= 5 else told
+    fields = _checked(told, int, int, int, int, str, str, list, int, bool)
+    *counts, model, licence, codes, held, seen = fields
     if max(len(model), len(licence)) > MAX_TITLE or len(codes) > MAX_LANGUAGES:
         _refuse("a load with a very long name, or with very many languages")
     if not all(isinstance(code, str) and len(code) <= MAX_CODE for code in codes):
         _refuse("a load whose languages are not codes")
     slots, free, backlog_ms, deadline_s = counts
-    return WorkerLoad(slots, free, backlog_ms, deadline_s, model, licence, tuple(codes), held)
+    return WorkerLoad(slots, free, backlog_ms, deadline_s, model, licence, tuple(codes), held, seen)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ session:{id}:resume          hash    its ingress -> the next one                
 session:{id}:told            stream  its ingress -> the next one                messages told, by number; expires
 ingress:{instance}:inbox     stream  workers -> that ingress                    bounded length; expires
 ingress:{instance}:alive     string  that ingress -> workers                    seconds; else it has died
+ingress:{instance}:buried    hash    workers -> that ingress                    how often it was taken for dead; expires
 places:{holder}              zset    ingress -> every ingress                   a key's sessions, or all; expires
 license:status               string  licensing -> ingress, usage                seconds; a missing key admits nobody
 license:trust                string  licensing -> itself after a restart        expires long after any trust window
@@ -20,6 +21,9 @@ recording:{id}:log           stream  ingress, lease holder -> replay            
 recording:{id}:facts         hash    ingress -> lease holder, replay            with its log
 recordings                   zset    ingress -> replay: when each began         what it names has gone; expires
 ticks:{service}              zset    arq's queue of a service (or of a process) expires without a service
+
+Besides there are channels, `present:worker:{pool}:{worker}` and `present:ingress:{instance}`, on which nobody speaks:
+who listens on one is there (`wire/presence.py`).
 
 The keys of a session, and of its recording, carry its id as a hash tag (the braces are literal), so that one session
 lives in one slot of a Redis Cluster; a queue's name carries one, too, and so do the keys that arq makes of it. All keys
@@ -94,6 +98,9 @@ class Keys:
     def alive(self, instance: str) -> bytes:
         return self._key("ingress", instance, "alive")
 
+    def buried(self, instance: str) -> bytes:
+        return self._key("ingress", instance, "buried")
+
     def inbox(self, instance: str) -> bytes:
         return self._key("ingress", instance, "inbox")
 
@@ -123,6 +130,14 @@ class Keys:
 
     def ticks(self, service: str) -> bytes:
         return self._key("ticks", f"{{{service}}}")
+
+    def worker_present(self, pool: str, worker: str) -> bytes:
+        """No key: the channel on which a worker listens for as long as it is connected."""
+        return self._key("present", "worker", pool, worker)
+
+    def ingress_present(self, instance: str) -> bytes:
+        """No key: the same of an ingress node."""
+        return self._key("present", "ingress", instance)
 
     def everything(self) -> bytes:
         """A pattern for SCAN that finds every key of this namespace."""

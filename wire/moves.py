@@ -4,7 +4,7 @@ Who calls what:
 
     the node of a session   keep, each tick in which something happened -> touch* -> release
     another one             find -> move -> told, events -> tell_moved;  then it is the session's node
-    every node              beat, every few seconds;  workers ask with `living`
+    every node              beat, every second;  workers ask with `living`, and `bury` whom they take for dead
 
 Each move is counted. What a node writes of a session is compared with that count (`leases.lua`), so that a node which
 was cut off, or slept, can write nothing once the session has moved on. Like those of `wire/streams.py`, whose
@@ -31,6 +31,9 @@ from wire.streams import (
 
 #: Most messages kept that a session was told (approximately): some minutes of news.
 TOLD_ENTRIES = 1_000
+
+#: How long a node that was taken for dead may hear of it: longer than any waits for Redis.
+BURIED_TTL_S = 600
 
 _ENTRY = b"e"
 
@@ -199,21 +202,48 @@ class Moves:
 
     # --------------------------------------------------------------------------------------------------- who is alive
 
-    async def beat(self, node: str, ttl_s: float) -> None:
-        """This node lives; without another word in so long it has died."""
+    async def beat(self, node: str, ttl_s: float, seen: bool = False) -> int:
+        """This node lives; without another word in so long it has died, and at once if it is `seen` no more
+        (`wire/presence.py`). How often it was taken for dead lately.
+        """
         key = self._keys.alive(node)
 
         def fill(
             pipe: Any,
         ) -> None:  # no string: who may write strings may forge the licence's status (`wire/acl.py`)
             pipe.hset(key, "alive", 1)
+            pipe.hset(key, "seen", int(seen))
             pipe.pexpire(key, _ms(ttl_s))
+            pipe.hget(self._keys.buried(node), "times")
 
-        await self._bus.execute(fill)
+        *_, times = await self._bus.execute(fill)
+        return int(times or 0)
 
     async def living(self, nodes: Sequence[str]) -> list[bool]:
-        """Whether each of these nodes has told lately that it lives."""
-        return await self._exist([self._keys.alive(node) for node in nodes])
+        """Whether each of these nodes has told lately that it lives, and is seen if it would be."""
+
+        def fill(pipe: Any) -> None:
+            for node in nodes:
+                pipe.hmget(self._keys.alive(node), "alive", "seen")
+
+        told = await self._bus.execute(fill) if nodes else []
+        seen = [node for node, (_, is_seen) in zip(nodes, told, strict=True) if is_seen == b"1"]
+        there = await self._bus.present([self._keys.ingress_present(node) for node in seen])
+        gone = {node for node, is_there in zip(seen, there, strict=True) if not is_there}
+        return [alive is not None and node not in gone for node, (alive, _) in zip(nodes, told, strict=True)]
+
+    async def bury(self, nodes: Collection[str]) -> None:
+        """Sessions of these are let go: who lives after all hears of it with its next beat. Counted, since a beat that
+        was held up on the way may come in between.
+        """
+
+        def fill(pipe: Any) -> None:
+            for node in nodes:
+                pipe.hincrby(self._keys.buried(node), "times", 1)
+                pipe.pexpire(self._keys.buried(node), _ms(BURIED_TTL_S))
+
+        if nodes:
+            await self._bus.execute(fill)
 
     async def resumable(self, sessions: Sequence[str]) -> list[bool]:
         """Whether each of these sessions can move to another node."""

@@ -17,6 +17,7 @@ import time
 from collections.abc import (
     AsyncIterator,
     Callable,
+    Collection,
     Iterator,
     Mapping,
     Sequence,
@@ -80,6 +81,9 @@ INBOX_ENTRIES = 50_000
 OFFER_ENTRIES = 10_000
 #: Most entries of one session per read; a longer backlog takes several reads.
 READ_ENTRIES = 128
+
+#: How often a connection on which nothing is said is tried, in seconds.
+PULSE_S = 2.0
 
 #: Connections of one process for commands; whoever finds them all busy waits for one, as a thousand offers at once do.
 MAX_CONNECTIONS = 16
@@ -466,25 +470,44 @@ class Bus:
                 return []
         return await self._lease(pool, worker, [entry for _, entries in reply for entry in entries])
 
-    async def take_over(self, pool: str, worker: str, count: int, lease_ms: int) -> list[Lease]:
-        """Take at most `count` sessions whose holder has not renewed for `lease_ms`, or gave them back."""
+    async def take_over(
+        self, pool: str, worker: str, count: int, lease_ms: int, gone_ms: int | None = None
+    ) -> list[Lease]:
+        """Take at most `count` sessions whose holder has not renewed for `lease_ms`, or gave them back; with `gone_ms`
+        also of one that has not for so long, and whose connection is gone.
+        """
         with _reaching_redis():
             try:
-                # Not XAUTOCLAIM: to fill one free slot it looks at ten leases only, always the oldest.
-                offers = self.keys.offers(pool)
-                silent = await self._redis.xpending_range(
-                    offers, WORKERS_GROUP, min="-", max="+", count=count, idle=lease_ms
-                )
-                ids = [lease["message_id"] for lease in silent]
-                claimed = (
-                    await self._redis.xclaim(offers, WORKERS_GROUP, worker, lease_ms, ids) if ids else []
-                )
+                claimed = await self._claim(pool, worker, count, lease_ms)
+                if gone_ms is not None and len(claimed) < count:
+                    claimed += await self._claim(pool, worker, count - len(claimed), gone_ms, gone=True)
             except ResponseError as error:
                 if "NOGROUP" not in str(error):
                     raise
                 await self.join(pool)
                 return []
         return await self._lease(pool, worker, [entry for entry in claimed if entry[0] is not None])
+
+    async def _claim(self, pool: str, worker: str, count: int, idle_ms: int, gone: bool = False) -> list[Any]:
+        """Offers that nobody has renewed for so long; those of holders that are `gone` only."""
+        # Not XAUTOCLAIM: to fill one free slot it looks at ten leases only, always the oldest.
+        offers = self.keys.offers(pool)
+        silent = await self._redis.xpending_range(
+            offers, WORKERS_GROUP, min="-", max="+", count=count, idle=idle_ms
+        )
+        if gone and silent:
+            holders = {lease["consumer"].decode() for lease in silent} - {worker}
+            vanished = await self._vanished(pool, holders)
+            silent = [lease for lease in silent if lease["consumer"].decode() in vanished]
+        ids = [lease["message_id"] for lease in silent]
+        return list(await self._redis.xclaim(offers, WORKERS_GROUP, worker, idle_ms, ids)) if ids else []
+
+    async def _vanished(self, pool: str, workers: Collection[str]) -> set[str]:
+        """Those that others would see (`WorkerLoad.seen`), and do not."""
+        packed = await self._redis.hmget(self.keys.workers(pool), list(workers)) if workers else []
+        seen = [name for name, load in zip(workers, packed, strict=True) if load and _is_seen(load)]
+        there = await self.present([self.keys.worker_present(pool, name) for name in seen])
+        return {name for name, is_there in zip(seen, there, strict=True) if not is_there}
 
     async def _lease(self, pool: str, worker: str, entries: Sequence[tuple[bytes, Any]]) -> list[Lease]:
         readable: list[tuple[bytes, Offer]] = []
@@ -659,6 +682,40 @@ class Bus:
                 return 0
         return max(0, length - int(pending["pending"]))
 
+    # ------------------------------------------------------------------------------------------ who is connected
+
+    async def stay_present(self, channel: bytes, shown: Callable[[], None]) -> None:
+        """Be seen by `present` for as long as this runs, from the call of `shown` on; for `wire/presence.py`.
+
+        Ends with BusUnavailable when the connection does.
+        """
+        client = self._connect(self._timeout_s)
+        listener = client.pubsub()
+        try:
+            with _reaching_redis():
+                await listener.subscribe(channel)
+                await self._answer(listener)
+                shown()
+                while True:
+                    await listener.get_message(timeout=PULSE_S)  # nobody speaks; it ends with the connection
+                    await listener.ping()
+                    await self._answer(listener)
+        finally:
+            await listener.aclose()
+            await servers.close(client)
+
+    async def _answer(self, listener: Any) -> None:
+        if await listener.get_message(timeout=self._timeout_s) is None:
+            raise TimeoutError("no answer")
+
+    async def present(self, channels: Sequence[bytes]) -> list[bool]:
+        """Whether somebody is present on each of these. Not for a cluster, where nobody is seen."""
+        if not channels:
+            return []
+        with _reaching_redis():
+            counts = await self._redis.pubsub_numsub(*channels)
+        return [count > 0 for _, count in counts]
+
 
 def _reached(results: list[Any]) -> list[Any]:
     for result in results:
@@ -671,6 +728,13 @@ def _made(results: Sequence[Any]) -> bytes | Exception:
     """What became of one offer: its entry id, or the first error."""
     errors = [result for result in results if isinstance(result, RedisError)]
     return errors[0] if errors else bytes(results[2])
+
+
+def _is_seen(packed: bytes) -> bool:
+    try:
+        return unpack_load(packed).seen
+    except EntryError:
+        return False
 
 
 def _following_entries(cursor: bytes, entries: Sequence[tuple[bytes, Any]]) -> Logged:

@@ -24,6 +24,7 @@ from wire.archive import Archive
 from wire.entries import SAMPLE_RATE, AudioFrame, Control, Event, Lease, Order, Publication, WorkerLoad
 from wire.errors import INTERNAL_ERROR, BusUnavailable
 from wire.moves import Moves
+from wire.presence import Presence
 from wire.recorded import OFFER_REPLAY
 from wire.service import session_id
 from wire.streams import Bus, Logged
@@ -40,9 +41,11 @@ from workers.turns import Effect, Finished, Flush, SpeechStarted, Turn
 logger = logging.getLogger(__name__)
 
 #: How long one wait for an offer lasts; a drain is noticed after at most this time.
-OFFER_BLOCK_MS = 200
+OFFER_BLOCK_MS = 100
 #: How often to look for sessions whose worker is gone, in seconds.
-LOOK_S = 0.2
+LOOK_S = 0.1
+#: How often to look whether ingress nodes live, in seconds.
+FEEDERS_S = 0.4
 #: Pauses before the next try when Redis is away: the first, and the longest after growing.
 RETRY_S, LONGEST_RETRY_S = 0.2, 1.0
 #: Audio of more than so many seconds that comes after as long a silence of the log was held up on the way.
@@ -68,6 +71,7 @@ class Engine:
         self._settings = settings
         self._bus = bus
         self._moves = Moves(bus)
+        self._presence = Presence(bus, bus.keys.worker_present(pool.name, pool.worker))
         self._feeders = Feeders()
         self._pool = pool
         self._recognizer = recognizer
@@ -93,13 +97,15 @@ class Engine:
 
         `joined` is called at the first contact with Redis.
         """
-        await self._joining()
-        joined()
         try:
             async with asyncio.TaskGroup() as tasks:
+                endless = [tasks.create_task(self._presence.run())]
+                await self._joining()
+                joined()
                 tasks.create_task(self._taking(drain))
                 tasks.create_task(self._stepping())
-                endless = [tasks.create_task(self._renewing()), tasks.create_task(self._reporting())]
+                endless += [tasks.create_task(self._renewing()), tasks.create_task(self._reporting())]
+                endless.append(tasks.create_task(self._watching_feeders()))
                 endless.append(tasks.create_task(self._recorder.run(self._missed_recorder)))
                 endless.append(tasks.create_task(heap.keep_trim()))
                 await self._draining(drain)
@@ -114,6 +120,7 @@ class Engine:
         while True:
             try:
                 await self._pool.join()
+                await self._presence.show()
                 return await self._report()  # before we are called ready: ingress goes by it
             except BusUnavailable as error:
                 logger.warning("Waiting for Redis", extra={"reason": str(error)})
@@ -230,11 +237,18 @@ class Engine:
             await asyncio.sleep(self._pool.renew_s)
             try:
                 self._lost(await self._pool.renew())
-                await self._let_orphans_go()
             except BusUnavailable as error:
                 self._redis_away("renew", error)
             else:
                 self._redis_back()
+
+    async def _watching_feeders(self) -> None:
+        while True:
+            await asyncio.sleep(FEEDERS_S)
+            try:
+                await self._let_orphans_go()
+            except BusUnavailable as error:
+                self._redis_away("feeders", error)
 
     async def _let_orphans_go(self) -> None:
         """Sessions whose ingress has died, unless another may go on with them: it has time until their keys expire."""
@@ -243,12 +257,13 @@ class Engine:
         dead = self._feeders.heard(dict(zip(nodes, living, strict=True)), time.monotonic())
         orphans = [seat for seat in self._seats.values() if seat.lease.offer.ingress in dead]
         resumable = await self._moves.resumable([seat.session for seat in orphans])
-        for seat, may_resume in zip(orphans, resumable, strict=True):
-            if not may_resume and self._seats.get(seat.session) is seat:
-                node = seat.lease.offer.ingress
-                logger.warning(
-                    "Session let go: its ingress has died", extra={"session": seat.session, "node": node}
-                )
+        lost = [seat for seat, may_resume in zip(orphans, resumable, strict=True) if not may_resume]
+        # First: a node that lives after all hears of it, and takes its sessions back.
+        await self._moves.bury({seat.lease.offer.ingress for seat in lost})
+        for seat in lost:
+            if self._seats.get(seat.session) is seat:
+                told = {"session": seat.session, "node": seat.lease.offer.ingress}
+                logger.warning("Session let go: its ingress has died", extra=told)
                 self._end(seat)
 
     async def _reporting(self) -> None:
@@ -272,7 +287,7 @@ class Engine:
         metrics.BACKLOG_SECONDS.set(backlog_ms / 1000)
         deadline_s = int(time.time() + 3 * self._settings.report_s) + 1
         spec, held = self._recognizer.spec, len(self._seats)
-        told = (spec.model, spec.licence, spec.languages, held)
+        told = (spec.model, spec.licence, spec.languages, held, self._presence.seen)
         free = 0 if self._leaves or self._overload.there else self._slots.free
         slots = held if self._leaves else spec.slots  # who leaves has none for others
         load = WorkerLoad(slots, free, backlog_ms, deadline_s, *told)

@@ -39,7 +39,8 @@ class Pool:
 
     async def take_over(self, count: int) -> list[Lease]:
         """Up to `count` sessions whose worker is gone or gave them back. Raises BusUnavailable."""
-        leases = await self._bus.take_over(self.name, self.worker, count, self.lease_ms)
+        gone_ms = None if self._bus.is_cluster else self.lease_ms // 2
+        leases = await self._bus.take_over(self.name, self.worker, count, self.lease_ms, gone_ms)
         # Our own, if we slept past the lease: the generation has moved on, so the old seat must not go on.
         return self._keep(leases)
 

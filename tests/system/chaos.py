@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from cli import redis_fleet, up
+from cli import chaos_watch, redis_fleet, up
 from cli.proxy import Proxy
 from licensing.minting import Terms
 from tests.conftest import _wait_until_sync as wait_until
@@ -58,6 +58,7 @@ class Theatre(Desk):
         self.lines = {name: Proxy(self.server.port) for name in (*INGRESS, *WORKERS)}
         self.urls: dict[str, str] = {}
         self.sent_ms = 0
+        self._twice: set[str] = set()
         self._rooms = ExitStack()
 
     def __enter__(self) -> Self:
@@ -90,15 +91,19 @@ class Theatre(Desk):
             where = {"WORKER": name, "REDIS_URL": self._url("worker", self.lines[name].url)}
             self.start(name, "worker", POOL, ready=False, **where, **BRISK)
         for name in INGRESS:
-            port = self.free_port()
-            self.urls[name] = f"ws://localhost:{port}"
-            where = {
-                "HOST": "127.0.0.1",
-                "PORT": str(port),
-                "REDIS_URL": self._url("ingress", self.lines[name].url),
-            }
-            self.start(name, "ingress", ready=False, **where, **BRISK)
+            self.start_ingress(name)
         self.until_ready()
+
+    def start_ingress(self, name: str) -> None:
+        """A node of this name, in place of the last one."""
+        port = self.free_port()
+        self.urls[name] = f"ws://localhost:{port}"
+        where = {
+            "HOST": "127.0.0.1",
+            "PORT": str(port),
+            "REDIS_URL": self._url("ingress", self.lines[name].url),
+        }
+        self.start(name, "ingress", ready=False, **where, **BRISK)
 
     def _url(self, service: str, url: str) -> str:
         """As that service's user."""
@@ -134,6 +139,7 @@ class Theatre(Desk):
                         conversation.hear_until(is_final)
                     act()
                 wait_until(partial(_is_time, begun_s + number * CHUNK_S))
+                self._watch()
                 for node, conversation in found.items():
                     conversation.send_all(streams[node][number : number + 1])
             for conversation in found.values():
@@ -160,6 +166,15 @@ class Theatre(Desk):
         """Once everything has expired, no key of any session is left."""
         wait_until(lambda: not [key for key in self._all_keys() if b":session:" in key], within_s=GONE_S)
 
+    def _watch(self) -> None:
+        """No session is held by two: not at two looks in a row, for an offer that was made twice is settled at once."""
+        try:
+            twice = set(chaos_watch.doubly_held(self.sessions()))
+        except redis_fleet.AWAY:
+            return
+        assert not twice & self._twice
+        self._twice = twice
+
     def _idle(self) -> bool:
         packed = self.redis.hgetall(self.keys.workers(POOL))
         loads: list[WorkerLoad] = [unpack_load(load) for load in packed.values()]
@@ -168,10 +183,13 @@ class Theatre(Desk):
     def _all_keys(self) -> list[bytes]:
         return list(self.redis.scan_iter(match=self.keys.everything(), count=1000))
 
+    def sessions(self) -> dict[str, list[str]]:
+        """Sessions -> the workers that hold them."""
+        return chaos_watch.holders(self.redis, self.keys, POOL)
+
     def holders(self) -> set[str]:
         """The workers that hold leases."""
-        pending: Any = self.redis.xpending_range(self.keys.offers(POOL), WORKERS_GROUP, "-", "+", 100)
-        return {lease["consumer"].decode() for lease in pending}
+        return set(itertools.chain.from_iterable(self.sessions().values()))
 
 
 def _is_time(at_s: float) -> bool:
@@ -186,7 +204,8 @@ def told(conversation: Conversation) -> list[tuple[int, str]]:
 def assert_in_order(conversation: Conversation) -> None:
     """One Begin, finals 0, 1, 2 and so on, once each, no word before the one before it has ended, one Termination."""
     kinds = [message["type"] for message in conversation.messages]
-    assert (kinds[0], kinds[-1], kinds.count("Begin")) == ("Begin", "Termination", 1)
+    last = conversation.messages[-1]
+    assert (kinds[0], kinds[-1], kinds.count("Begin")) == ("Begin", "Termination", 1), last
     assert conversation.close == (1000, "Session Ended"), conversation.messages[-1]
     assert [final["turn_order"] for final in conversation.finals] == list(range(len(conversation.finals)))
     words = [word for final in conversation.finals for word in final["words"]]

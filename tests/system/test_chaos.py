@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conftest import _wait_until_sync as wait_until
-from tests.conversation import Conversation
+from tests.conversation import Conversation, is_final
+from tests.desk import READY_S
 from tests.speech import FOX, clip_pcm, silence
-from tests.system.chaos import INGRESS, WORKERS, Theatre
+from tests.system.chaos import INGRESS, SOON, WORKERS, Theatre, told
 
 pytestmark = [pytest.mark.weights, pytest.mark.timeout(180)]
 
@@ -79,6 +80,39 @@ def test_the_ways_of_the_ingress_nodes_are_cut_for_a_moment(theatre, undisturbed
     found = theatre.play(CLIPS, act)
     theatre.holds(undisturbed, found)
     theatre.leaves_nothing()
+
+
+@pytest.mark.slow
+def test_an_ingress_that_was_cut_off_for_so_long_that_it_was_taken_for_dead_gets_its_sessions_back(
+    theatre, undisturbed
+):
+    def act() -> None:
+        theatre.lines["north"].stall()
+        wait_until(lambda: len(theatre.sessions()) == 1, within_s=30)  # let go by their worker
+        theatre.lines["north"].resume()
+
+    found = theatre.play(CLIPS, act)
+    theatre.holds(undisturbed, found)
+
+
+@pytest.mark.slow
+def test_an_ingress_dies_and_what_it_held_is_free_while_others_go_on(theatre, undisturbed):
+    """Long before its place of the licence is: that lasts half a minute. The other node's session notices nothing."""
+    with Conversation(theatre.urls["north"], **SOON) as lost:
+        lost.say(CLIPS["north"])
+        lost.hear_until(is_final)
+
+        def act() -> None:
+            theatre.children["north"].kill()
+            wait_until(lambda: len(theatre.sessions()) == 1, within_s=20)
+
+        found = theatre.play({"south": CLIPS["south"]}, act)
+    assert told(found["south"]) == told(undisturbed["south"])
+    theatre.start_ingress("north")
+    theatre.until_ready()
+    wait_until(lambda: all(session.over for session in theatre.tracker.totals()), within_s=READY_S)
+    theatre.sent_ms = theatre.counted()  # the dead node's last lap may be missing
+    theatre.holds({}, {})
 
 
 @pytest.mark.slow

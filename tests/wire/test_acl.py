@@ -42,7 +42,17 @@ def test_every_key_is_somebodys():
 
 def of_one_name() -> list[Callable[[str], bytes]]:
     """The methods of `Keys` that build a key of one name."""
-    others = {"ticks", "everything", "license_status", "license_trust", "usage", "usage_open", "recordings"}
+    others = {
+        "worker_present",
+        "ingress_present",
+        "ticks",
+        "everything",
+        "license_status",
+        "license_trust",
+        "usage",
+        "usage_open",
+        "recordings",
+    }
     return [
         getattr(KEYS, name)
         for name in vars(Keys)
@@ -94,12 +104,34 @@ def test_nobody_may_do_anothers_work(server: Server, service: str, command: tupl
 
 
 @pytest.mark.parametrize(
+    "service,channel,may",
+    [
+        ("ingress", KEYS.ingress_present("n"), True),
+        ("worker", KEYS.worker_present("english", "w"), True),
+        ("worker", KEYS.ingress_present("n"), False),
+        ("usage", KEYS.ingress_present("n"), False),
+    ],
+)
+def test_everybody_listens_where_they_are_seen_only(
+    server: Server, service: str, channel: bytes, may: bool
+) -> None:
+    with server.client(username=service, password=PASSWORDS[service]) as client, client.pubsub() as listener:
+        listener.subscribe(channel)
+        if may:
+            assert listener.get_message(timeout=5)["type"] == "subscribe"
+        else:
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                listener.get_message(timeout=5)
+
+
+@pytest.mark.parametrize(
     "service,command",
     [
         ("ingress", ("GET", KEYS.license_status())),
         ("worker", ("HGETALL", KEYS.workers("english"))),
         ("usage", ("HVALS", KEYS.usage_open())),
         ("licensing", ("GET", KEYS.license_trust())),
+        ("worker", ("PUBSUB", "NUMSUB", KEYS.ingress_present("n"))),
     ],
 )
 def test_everybody_may_do_their_own(server: Server, service: str, command: tuple[Any, ...]):

@@ -195,7 +195,7 @@ def test_no_kind_is_taken_for_another(data: st.DataObject):
         (entries.unpack_event, [VERSION, Kind.EVENT, "s", 1, 1, 9, 0, -1, False, ""], "event 9"),
         (entries.unpack_event, [VERSION, Kind.EVENT, "s", 1, -2, 1, 0, -1, False, ""], "field 2 is negative"),
         (entries.unpack_offer, [VERSION, Kind.OFFER, "s", "i", "p", []], "field 3 is list"),
-        (entries.unpack_load, [VERSION, Kind.LOAD, 1, 1, 0, 9], "4 fields, expected 8"),
+        (entries.unpack_load, [VERSION, Kind.LOAD, 1, 1, 0, 9], "4 fields, expected 9"),
         (entries.unpack_load, [VERSION, Kind.LOAD, 1, 1, 0, 9, "m", "l", [7]], "not codes"),
         (entries.unpack_load, [VERSION, Kind.LOAD, 1, 1, 0, 9, "m", "l", ["e" * 17]], "not codes"),
         (
@@ -227,8 +227,11 @@ def test_loads_of_workers_of_other_releases_are_read():
     assert entries.unpack_load(msgpack.packb(older)) == WorkerLoad(16, 4, 80, 9, "m")
     last = [*older, "MIT", ["en"]]
     assert entries.unpack_load(msgpack.packb(last)) == WorkerLoad(16, 4, 80, 9, "m", "MIT", ("en",))
-    newer = [*last, 12, {"temperature": 60}]
-    assert entries.unpack_load(msgpack.packb(newer)) == WorkerLoad(16, 4, 80, 9, "m", "MIT", ("en",), 12)
+    newer = [*last, 12, True, {"temperature": 60}]
+    assert entries.unpack_load(msgpack.packb(newer[:10])).held == 12
+    assert entries.unpack_load(msgpack.packb(newer)) == WorkerLoad(
+        16, 4, 80, 9, "m", "MIT", ("en",), 12, True
+    )
 
 
 @pytest.mark.parametrize(
@@ -244,6 +247,52 @@ def test_loads_of_workers_of_other_releases_are_read():
 )
 def test_a_worker_without_free_slots_has_room_for_those_it_holds(load: WorkerLoad, most: int):
     assert load.most == most
+
+
+#: What earlier releases wrote, byte for byte, packed by their own code: the first one, one without memories, and one
+#: whose loads told languages. `params` as they were then.
+PAST = {"sample_rate": 16_000, "keyterms_prompt": ["steno"]}
+_PARAMS = "82ab73616d706c655f72617465cd3e80af6b65797465726d735f70726f6d707491a57374656e6f"
+WRITTEN: list[tuple[Callable[[bytes], Any], str, Any]] = [
+    (
+        entries.unpack_offer,
+        f"960101a173a46e6f6465a7656e676c697368{_PARAMS}",
+        Offer("s", "node", "english", PAST),
+    ),
+    (entries.unpack_audio, "940102cd0640c40401000200", AudioFrame(1_600, b"\x01\x00\x02\x00")),
+    (entries.unpack_audio, f"95010302cd0c80{_PARAMS}", Control(Order.CONFIGURE, 3_200, PAST)),
+    (
+        entries.unpack_event,
+        "9a0104a17302070200ffc2af7b2274797065223a225475726e227d",
+        SessionEvent("s", 2, 7, Event.MESSAGE, text='{"type":"Turn"}'),
+    ),
+    (entries.unpack_checkpoint, f"97010503cd12c0a3352d30{_PARAMS}00", Checkpoint(3, 4_800, "5-0", PAST)),
+    (entries.unpack_checkpoint, f"98010503cd12c0a3352d30{_PARAMS}0080", Checkpoint(3, 4_800, "5-0", PAST)),
+    (entries.unpack_load, "97010610045009a16d", WorkerLoad(16, 4, 80, 9, "m")),
+    (entries.unpack_load, "99010610045009a16da090", WorkerLoad(16, 4, 80, 9, "m")),
+    (
+        entries.unpack_usage,
+        "9a0107a173010203a7656e676c697368a16d04ff",
+        UsageRecord("s", 1, 2, 3, "english", "m", 4),
+    ),
+]
+
+
+@pytest.mark.parametrize("unpack, written, value", WRITTEN)
+def test_what_earlier_releases_wrote_is_read(unpack: Callable[[bytes], Any], written: str, value: Any):
+    assert unpack(bytes.fromhex(written)) == value
+
+
+def test_a_checkpoint_without_parameters_is_refused_with_a_reason():
+    """Of the first release of all, which nobody runs beside this one: its sessions end, told why."""
+    with pytest.raises(EntryError, match="fields"):
+        entries.unpack_checkpoint(bytes.fromhex("95010503cd12c0a3352d30"))
+
+
+@pytest.mark.parametrize("written", [f"96{'02'}01a173a46e6f6465a7656e676c697368{_PARAMS}"])
+def test_entries_of_an_incompatible_version_are_refused_with_both_versions(written: str):
+    with pytest.raises(EntryError, match=f"entry of version 2, expected {VERSION}"):
+        entries.unpack_offer(bytes.fromhex(written))
 
 
 def test_a_worker_with_a_strange_title_is_seen_all_the_same():

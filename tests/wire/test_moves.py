@@ -171,6 +171,11 @@ def test_a_worker_knows_which_nodes_live(run, bus: Bus):
         assert await moves.living([]) == []
         await moves.beat("here", 15)
         assert await moves.living(["gone", "here"]) == [False, True]
+        assert await moves.beat("here", 15) == 0
+        await moves.bury(["gone", "here"])
+        await moves.bury(["here"])
+        assert await moves.beat("here", 15, seen=True) == 2
+        assert await moves.living(["here"]) == [False]  # it should be seen, and is not
         assert 0 < await lifetime_s(bus, bus.keys.alive("here")) <= 15
         await moves.keep([keeping(who="{who}", place="{1}")])
         assert await moves.resumable(["s", "t"]) == [True, False]
@@ -207,6 +212,7 @@ CALLS = {
     "tell_moved": lambda moves: moves.tell_moved("node", "s", 1),
     "beat": lambda moves: moves.beat("node", 1),
     "living": lambda moves: moves.living(["node"]),
+    "bury": lambda moves: moves.bury(["node"]),
     "resumable": lambda moves: moves.resumable(["s"]),
 }
 

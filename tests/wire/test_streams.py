@@ -902,6 +902,8 @@ CALLS: dict[str, Callable[[Bus], Any]] = {
     "leave": lambda bus: bus.leave("english", "a"),
     "loads": lambda bus: bus.loads("english"),
     "offered": lambda bus: bus.offered("english"),
+    "present": lambda bus: bus.present([b"channel"]),
+    "stay_present": lambda bus: bus.stay_present(b"channel", lambda: None),
     "waiting": lambda bus: bus.waiting("english"),
 }
 

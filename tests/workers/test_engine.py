@@ -794,6 +794,7 @@ def test_sessions_of_a_dead_ingress_are_let_go_unless_they_may_go_on(
         await desk.until(lambda: list(worker.engine._seats) == ["resumable"])
         await desk.until(lambda: house.offers() == 1)
         assert desk.kinds("s") == [Event.TAKEN]
+        assert await moves.beat(NODE, 60) == 1  # one that lives after all hears of it
 
     play(scenario)
 

@@ -1,16 +1,20 @@
 """Leases of one worker, over a real Redis."""
 
+import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from wire.entries import Lease, Offer, WorkerLoad
 from wire.errors import BusUnavailable
-from wire.keys import Keys
+from wire.keys import WORKERS_GROUP, Keys
 from wire.params import SessionParams
+from wire.presence import Presence
 from wire.streams import Bus
+from wire.tasks import end
 from workers.pool import Pool
 
 POOL = "english"
@@ -150,5 +154,42 @@ def test_room_is_what_others_have_told(bus: Bus, run: Run) -> None:
         for name, free, deadline_s in (("a", 5, later), ("b", 3, later), ("c", 4, later), ("gone", 7, 1)):
             await bus.report(POOL, name, WorkerLoad(8, free, 0, deadline_s, "model"))
         assert await first.spare() == 7
+
+    run(scenario())
+
+
+def test_of_a_worker_that_is_seen_to_be_gone_sessions_are_taken_sooner(
+    redis_url: str, bus: Bus, run: Run, wait_until: Any
+) -> None:
+    """Not of one that is connected, nor of one that would not be seen, however long ago it has renewed."""
+    load = WorkerLoad(8, 5, 0, int(time.time()) + 60, "model")
+    lease_ms, gone_ms = 1_000_000, 1
+
+    async def take_over() -> list[Lease]:
+        return await bus.take_over(POOL, "b", 5, lease_ms, gone_ms)
+
+    async def idle() -> Any:
+        return await bus._redis.xpending_range(
+            bus.keys.offers(POOL), WORKERS_GROUP, "-", "+", 1, idle=gone_ms
+        )
+
+    async def scenario() -> None:
+        first_bus = Bus(redis_url, bus.keys)
+        presence = Presence(first_bus, bus.keys.worker_present(POOL, "a"))
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(presence.run())
+            await presence.show()
+            await taken(bus, hire(bus, "a"), "s")
+            await wait_until(idle)
+            await bus.report(POOL, "a", replace(load, seen=True))
+            assert await take_over() == []  # it is there
+            await end(running)
+        await first_bus.close()
+        await bus.report(POOL, "a", load)
+        assert await take_over() == []  # it never said that it would be seen
+        await bus.report(POOL, "a", replace(load, seen=True))
+        assert await bus.take_over(POOL, "b", 5, lease_ms) == []  # nobody looked
+        [lease] = await wait_until(take_over)
+        assert (lease.session, lease.generation) == ("s", 2)
 
     run(scenario())
