@@ -23,11 +23,14 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from cli import bench_scripted, bench_tls, redis_server, up
 from cli.bench_machine import largest, metric
-from wire.streams import FORGOTTEN_TTL_S
+from wire.streams import FORGOTTEN_TTL_S, MAX_CONNECTIONS
 
 AT_ONCE = 50
 WARM_UP = 1_000
 FRAME = bytes(3_200)  # 100 ms
+#: Unix sockets of an ingress: its pool of connections to Redis, which stay open once many commands met at one moment;
+#: its inbox and the news, each on one of its own; and the loop's pair.
+MAX_UNIX_SOCKETS = MAX_CONNECTIONS + 4
 #: Keys of ended sessions live so long; then nothing may be left of them.
 KEYS_GONE_S = 2.0 * FORGOTTEN_TTL_S
 KINDS = (
@@ -46,6 +49,7 @@ METHOD = (
     "Real ingress and Redis as processes, a scripted worker (no model) and the clients in processes of their own, "
     f"{AT_ONCE} sessions at a time, kinds in turn at random: {', '.join(KINDS)}. Measured after {WARM_UP} sessions of "
     "warm-up and again after all; keys are counted once the last session's have had their time to expire. "
+    "files: without Unix sockets, which are connections to Redis, pooled and bounded. "
     "growth: memory of the ingress process, after less before, per thousand sessions between."
 )
 
@@ -83,9 +87,10 @@ def run(sessions: int, tell: Callable[[str], None], tls: bool = False) -> dict[s
 
 def leaks(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
     """What is left that should not be: names of measures."""
-    return [
+    left = [
         name for name in ("tasks", "files", "sessions_open", "session_keys") if after[name] > before[name]
     ]
+    return left + ["unix_sockets"] * (after["unix_sockets"] > MAX_UNIX_SOCKETS)
 
 
 def _churn(url: str, sessions: int, seed: int, certificate: bench_tls.Certificate | None) -> dict[str, int]:
@@ -159,9 +164,11 @@ def _state(stack: up.Stack, redis: redis_server.EmbeddedRedis) -> dict[str, floa
     _until(lambda: _value(port, "steno_sessions_open") == 0, 30, "sessions that do not end")
     time.sleep(1.5)  # the gauge of tasks is set once a second
     ingress = largest(stack.pids["ingress"])
+    unix_sockets = len(ingress.net_connections("unix"))
     return {
         "ingress_rss_kib": ingress.memory_info().rss // 1024,
-        "files": ingress.num_fds(),
+        "files": ingress.num_fds() - unix_sockets,
+        "unix_sockets": unix_sockets,
         "threads": ingress.num_threads(),
         "tasks": _value(port, "steno_tasks"),
         "sessions_open": _value(port, "steno_sessions_open"),

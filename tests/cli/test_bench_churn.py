@@ -6,7 +6,15 @@ from cli import bench_churn, up
 from cli.bench_churn import KINDS, leaks
 from wire import service
 
-REST = {"ingress_rss_kib": 1, "files": 9, "threads": 2, "tasks": 7, "sessions_open": 0, "session_keys": 0}
+REST = {
+    "ingress_rss_kib": 1,
+    "files": 9,
+    "unix_sockets": 6,
+    "threads": 2,
+    "tasks": 7,
+    "sessions_open": 0,
+    "session_keys": 0,
+}
 
 
 def test_what_is_left_is_named() -> None:
@@ -17,11 +25,16 @@ def test_what_is_left_is_named() -> None:
     ]
 
 
+def test_the_pool_of_connections_may_grow_as_far_as_it_is_allowed_to() -> None:
+    assert leaks(REST, REST | {"unix_sockets": bench_churn.MAX_UNIX_SOCKETS}) == []
+    assert leaks(REST, REST | {"unix_sockets": bench_churn.MAX_UNIX_SOCKETS + 1}) == ["unix_sockets"]
+
+
 @pytest.mark.parametrize("tls", [False, True])
 def test_sessions_of_every_kind_leave_nothing_behind(monkeypatch, tls) -> None:
     monkeypatch.setattr(bench_churn, "WARM_UP", 60)
     result = bench_churn.run(120, lambda _: None, tls)
-    assert result["leaks"] == []
+    assert result["leaks"] == [], (result["before"], result["after"])
     assert sum(result["outcomes"].values()) == 120
     ends = {outcome.split(": ")[0]: outcome.split(": ")[1] for outcome in result["outcomes"]}
     assert len(ends) == len(result["outcomes"]), f"one end for each kind: {result['outcomes']}"
