@@ -62,6 +62,7 @@ PURE = {
     "workers/profanity.py",
     "workers/recognizer.py",
     "workers/seat.py",
+    "workers/leftover.py",
     "workers/slots.py",
     "workers/tags.py",
     "workers/telling.py",

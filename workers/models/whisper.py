@@ -173,7 +173,7 @@ class Encoder(nn.Module):
         The library may sum a batch's first convolution in another order than a row's own, and 8-bit layers make much
         of the last bit: a session would be told other words in company than alone. So each row has its own.
         """
-        x = torch.cat([self.conv1(row) for row in features.split(1)])
+        x = torch.cat([self.conv1(row) for row in torch.split(features, 1)])
         x = F.gelu(self.conv2(F.gelu(x))).transpose(1, 2)
         x = x + self.embed_positions.weight[: x.shape[1]]
         for layer in self.layers:
