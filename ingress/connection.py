@@ -6,6 +6,8 @@ given whole frames only, so that its parser and ours agree on where the next one
 we do not understand it gets everything. Measured: DECISIONS.md, "The way of a frame through ingress".
 """
 
+import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -14,12 +16,21 @@ from websockets.frames import DATA_OPCODES, Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import OPEN, Event
 
+from wire import metrics
+from wire.errors import REASON_SEE_ERROR, ClientError, Close
+from wire.messages import Error, dump
+
 try:
     from websockets.speedups import apply_mask
 except ImportError:  # a platform for which the library has no wheel
     from websockets.utils import apply_mask
 
+logger = logging.getLogger(__name__)
+
 Message = str | bytes
+
+#: How long a client may take to answer our close frame; then the connection is cut.
+CLOSE_TIMEOUT_S = 5.0
 
 #: RFC 6455, 5.2: FIN and the opcode of a binary frame, no extension.
 _WHOLE_BINARY = 0x82
@@ -71,6 +82,21 @@ class Connection(ServerConnection):
         if self._held:
             self._held = False
             self.transport.resume_reading()
+
+    async def refuse(self, error: ClientError) -> None:
+        """Tell the error, and close."""
+        logger.info("Client refused", extra={"code": int(error.code), "reason": error.text})
+        metrics.CLIENT_ERRORS.labels(int(error.code)).inc()
+        self.tell(dump(Error(int(error.code), error.text)))
+        await self.end(error.code, REASON_SEE_ERROR)
+
+    async def end(self, code: Close, reason: str) -> None:
+        """Close after everything written so far; cut the connection if the client does not take part."""
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self.close(code, reason)
+        except TimeoutError:
+            self.transport.abort()
 
     # -- what asyncio and the library call
 

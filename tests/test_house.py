@@ -142,7 +142,7 @@ DOORS = {
     "uvloop": {"wire/service.py"},
     "websockets": {
         "ingress/connection.py",
-        "ingress/server.py",
+        "ingress/front.py",
         "cli/bench_bare.py",
         "cli/bench_churn.py",
         "cli/client.py",

@@ -29,8 +29,9 @@ from wire.errors import EntryError
 from wire.keys import USAGE_GROUP
 from wire.streams import Bus
 
-#: A licence's status lives this long after licensing has last told it; without one nobody is admitted.
-STATUS_TTL_S = 10
+#: A licence's status lives this long after licensing has last told it; without one nobody is admitted. Long enough
+#: for a restart, or a network that stumbles: a service that is away for a moment says nothing about the licence.
+STATUS_TTL_S = 60
 #: Trust is kept for longer than any trust window may last (`licensing/license.py`).
 TRUST_TTL_S = 100 * 24 * 3600
 #: Usage records wait this long for a consumer, and at most so many (approximately, the oldest go first): laps are

@@ -147,7 +147,7 @@ def test_a_run_sends_what_was_recorded_and_is_recorded_itself(run, bus, redis_ur
             await ingress.listening.wait()
             await bus.join("english")
             tasks.create_task(worker.serve())
-            await wait_until(lambda: ingress._ready)
+            await wait_until(lambda: ingress._reach.ready)
             wanted = Wanted(f"ws://127.0.0.1:{ingress.port}/?acknowledge_silence=true", "key", real=False)
 
             def told(note: str) -> None:  # no place yet: now there is one

@@ -228,7 +228,7 @@ def test_hasty_and_untidy_clients_are_served(url):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# close codes; those of a full, ill or ending server (3005, 3008, 3009) are in tests/ingress/test_server.py
+# close codes; those of a full, ill or ending server (3005, 3008, 3009) are in tests/ingress/
 
 
 def test_the_good_end_is_1000(url):

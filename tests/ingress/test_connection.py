@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -13,7 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from websockets.asyncio.server import ServerConnection, serve
 
+from ingress import connection
 from ingress.connection import EARLY, Connection, Message
+from tests.nodes import PATIENCE_S, Nodes, careless, only
+from wire.entries import Event
 
 MAX_SIZE = 100_000
 REQUEST = (
@@ -249,5 +253,35 @@ def test_frames_sent_with_the_handshake_are_not_lost(run, wait_until) -> None:
             side.connection.listen(side.heard.append)
             side.send(frame(BINARY, b"then"))
             await wait_until(lambda: side.heard == [b"eager", b"then"])
+
+    run(scenario())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the end, on a real node
+
+
+def test_a_client_that_never_answers_our_close_is_cut_off(run, nodes: Nodes, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(connection, "CLOSE_TIMEOUT_S", 0.2)
+
+    async def scenario() -> None:
+        async with nodes(max_session_s=0.3) as node, careless(node) as reader:
+            received = await asyncio.wait_for(reader.read(), PATIENCE_S)  # to the end: the server cut it
+            assert b"Maximum session duration exceeded" in received
+            await nodes.wait_until(lambda: not node.ingress._clients)
+
+    run(scenario())
+
+
+def test_a_client_that_never_reads_again_is_cut_off(run, nodes: Nodes, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(connection, "CLOSE_TIMEOUT_S", 0.2)
+
+    async def scenario() -> None:
+        async with nodes(max_unread_bytes=2**16) as node, careless(node):
+            await nodes.wait_until(lambda: node.worker.served)
+            while node.ingress._clients:
+                await node.worker.say(
+                    only(node.worker).session, Event.MESSAGE, json.dumps({"type": "Turn", "x": "x" * 100_000})
+                )
 
     run(scenario())

@@ -1,0 +1,158 @@
+"""`ingress.places`: sessions have places among their key's, the licence's and the replays', over all nodes."""
+
+import time
+from pathlib import Path
+
+import pytest
+import redis
+
+from ingress import server
+from tests.nodes import FULL, TERMINATE, Node, Nodes, begin, error, licensed, minted, presenting, rest
+from wire.entries import WorkerLoad
+from wire.errors import INTERNAL_ERROR, REASON_SEE_ERROR, too_many_sessions
+from wire.keys import LICENSE_HOLDER
+from wire.streams import Bus
+
+
+def test_a_key_has_its_sessions_over_all_nodes(run, nodes: Nodes, tmp_path: Path):
+    keys = tmp_path / "keys"
+    keys.write_text("alpha name=one sessions=2\nbeta\n")
+
+    async def scenario() -> None:
+        secret = "s" * 32
+        async with (
+            nodes(api_keys_file=keys, token_secret=secret) as here,
+            nodes(api_keys_file=keys, token_secret=secret) as there,
+        ):
+            async with (
+                here.client(**presenting("alpha")) as first,
+                there.client(**presenting(minted(here, "alpha"))) as second,
+            ):
+                await begin(first)
+                await begin(second)
+                for node in (here, there):
+                    async with node.client(**presenting("alpha")) as third:
+                        assert await rest(third) == error(3009, FULL)
+                    async with node.client(**presenting("beta")) as other:
+                        await begin(other)
+                await first.send(TERMINATE)
+                assert (await rest(first))[1] == 1000
+                await nodes.wait_until(lambda: places(here) == 1)
+                async with there.client(**presenting("alpha")) as third:
+                    await begin(third)
+            await nodes.wait_until(lambda: places(here) == 0)  # however they left
+
+    def places(node: Node) -> int:
+        with redis.Redis.from_url(nodes.redis_url) as client:
+            found = list(client.scan_iter(match=node.bus.keys.places("*")))
+            return sum(client.zcard(key) for key in found)
+
+    run(scenario())
+
+
+def test_places_are_kept_for_as_long_as_sessions_run(run, nodes: Nodes, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(server, "TOUCH_S", 0.05)
+
+    async def scenario() -> None:
+        async with (
+            nodes(api_keys="alpha", api_key_sessions=1) as node,
+            node.client(**presenting("alpha")) as client,
+        ):
+            await begin(client)
+            with redis.Redis.from_url(nodes.redis_url) as server_side:
+                (key,) = server_side.scan_iter(match=node.bus.keys.places("*"))
+                server_side.delete(key)
+                await nodes.wait_until(lambda: server_side.zcard(key) == 1)
+
+    run(scenario())
+
+
+def test_a_session_whose_place_cannot_be_asked_for_is_refused_and_harms_nobody(run, nodes: Nodes):
+    async def scenario() -> None:
+        async with nodes(api_keys="alpha", api_key_sessions=1) as node:
+            holder = node.ingress._check("alpha").holder
+            assert holder
+            with redis.Redis.from_url(nodes.redis_url) as server_side:
+                server_side.set(node.bus.keys.places(holder), "not a sorted set", ex=60)
+                async with node.client(**presenting("alpha")) as client:
+                    assert await rest(client) == error(3005, INTERNAL_ERROR)
+                server_side.delete(node.bus.keys.places(holder))
+            async with node.client(**presenting("alpha")) as client:
+                await begin(client)
+
+    run(scenario())
+
+
+def test_without_a_limit_redis_is_not_asked(run, nodes: Nodes):
+    async def scenario() -> None:
+        async with nodes(api_keys="alpha") as node, node.client(**presenting("alpha")) as client:
+            await begin(client)
+            with redis.Redis.from_url(nodes.redis_url) as server_side:
+                assert not list(server_side.scan_iter(match=node.bus.keys.places("*")))
+
+    run(scenario())
+
+
+def test_the_licensed_number_of_sessions_is_counted_over_all_nodes(run, nodes: Nodes, wait_until):
+    async def scenario() -> None:
+        async with nodes() as one, nodes() as two:
+            for node in (one, two):
+                await licensed(node, wait_until, max_sessions=1)
+            async with one.client() as client:
+                await begin(client)
+                async with two.client() as other:
+                    assert await rest(other) == error(3009, too_many_sessions().text)
+                await client.send(TERMINATE)
+                assert (await rest(client))[1] == 1000
+            places = one.bus.keys.places(LICENSE_HOLDER)
+            await wait_until(lambda: no_member(one.bus, places))
+            async with two.client() as client:
+                await begin(client)
+
+    run(scenario())
+
+
+async def no_member(bus: Bus, places: bytes) -> bool:
+    [members] = await bus.execute(lambda pipe: pipe.zcard(places))
+    return not members
+
+
+def test_replays_have_places_of_their_own_and_give_way(run, nodes: Nodes, wait_until):
+    busy = (3009, REASON_SEE_ERROR)
+
+    async def scenario() -> None:
+        async with nodes(replay_sessions=1) as node:
+
+            async def report(free: int) -> None:
+                await node.bus.report("english", "w", WorkerLoad(4, free, 0, int(time.time()) + 60, "m"))
+
+            async def refused() -> bool:
+                async with node.client("/v3/ws?replay=true") as client:
+                    return (await rest(client))[1:] == busy
+
+            assert await refused(), "nobody is known to have time"
+            await report(2)
+            await wait_until(lambda: node.ingress._pools.spare("english") == 2)
+            async with node.client("/v3/ws?replay=true") as client:
+                await begin(client)
+                assert await refused(), "there is one place"
+                node.worker.takes = False
+                await wait_until(lambda: not node.worker.taking)
+                async with node.client() as live:
+                    await report(0)
+                    assert (await rest(client))[1:] == busy, "others wait for a worker"
+                    node.worker.takes = True
+                    await begin(live)
+
+    run(scenario())
+
+
+def test_without_places_there_are_no_replays(run, nodes: Nodes, wait_until):
+    async def scenario() -> None:
+        async with nodes(replay_sessions=0) as node:
+            await node.bus.report("english", "w", WorkerLoad(4, 4, 0, int(time.time()) + 60, "m"))
+            await wait_until(lambda: node.ingress._pools.spare("english") == 4)
+            async with node.client("/v3/ws?replay=true") as client:
+                assert (await rest(client))[1] == 3009
+
+    run(scenario())
