@@ -35,6 +35,7 @@ from ingress.connection import CLOSE_TIMEOUT_S, Connection
 from ingress.credentials import Grant
 from ingress.dues import Dues
 from ingress.front import Front
+from ingress.giveway import ending, may_begin
 from ingress.handshake import Accept, Load, Reject, Resume, admit
 from ingress.keeper import Keeper
 from ingress.ledger import Ledger
@@ -214,7 +215,8 @@ class Ingress:
     def _load(self) -> Load:
         licensed = self._dues.gate.serving
         ready = bool(self._reach.ready)
-        return Load(len(self._clients), self.settings.max_sessions, ready, self._draining, licensed)
+        live = len(self._clients) - len(self._roll.replays)
+        return Load(live, self.settings.max_sessions, ready, self._draining, licensed)
 
     def _show_health(self) -> None:
         self._probe.ready = self._load().healthy
@@ -297,6 +299,8 @@ class Ingress:
             else:
                 await self._record(client)
                 await self._make_offer(client)
+                if self._roll.replays and not client.session.params.replay:
+                    await self._look_for_pools()  # one of them may have to make room at once
         except BaseException:
             self._acting.end(client)
             raise
@@ -439,7 +443,8 @@ class Ingress:
                 # Not what is being restored already, or was while we asked.
                 if offered[name].offer_id == offers[name] and not self._outbox.restoring(name):
                     self._acting.restore(offered[name])
-            await self._places.keep(offered.values())
+            for client in await self._places.keep(offered.values()):
+                self._end_replay(client)
 
     async def _pay_dues(self, drain: asyncio.Event) -> None:
         """Hear of the licence, write laps; when the licence has failed for too long, end all sessions and the node."""
@@ -520,14 +525,20 @@ class Ingress:
             self._give_way()
 
     def _has_time_for_replays(self, pool: str) -> bool:
-        return self.settings.replay_sessions > 0 and self._pools.spare(pool) > 0
+        room = may_begin(self._pools.spare(pool), len(self._clients), self.settings.max_sessions)
+        return self.settings.replay_sessions > 0 and room
 
     def _give_way(self) -> None:
         """Replays are for machines that have nothing else to do: where sessions wait for a worker, they end."""
-        for client in list(self._clients.values()):
-            if client.session.params.replay and self._pools.spare(client.offer.pool) < 0:
-                metrics.REPLAYS_ENDED.inc()
-                self._acting.refuse(client, too_many_sessions())
+        open_ones = {
+            name: one for name, one in self._roll.replays.items() if one.session.state is not State.CLOSED
+        }
+        for name in ending([(name, one.offer.pool) for name, one in open_ones.items()], self._pools.spare):
+            self._end_replay(open_ones[name])
+
+    def _end_replay(self, client: Client) -> None:
+        metrics.REPLAYS_ENDED.inc()
+        self._acting.refuse(client, too_many_sessions())
 
     # ---------------------------------------------------------------------------------------------------- the end
 

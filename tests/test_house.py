@@ -34,6 +34,7 @@ PURE = {
     "ingress/consent.py",
     "ingress/decoding.py",
     "ingress/framing.py",
+    "ingress/giveway.py",
     "ingress/credentials.py",
     "ingress/handshake.py",
     "ingress/laps.py",
