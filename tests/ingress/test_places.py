@@ -152,7 +152,12 @@ def test_a_live_session_takes_the_place_of_a_replay_on_whatever_node(
     run, nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(server, "TOUCH_S", 0.05)
-    limited: dict[str, Any] = {"api_keys": "alpha", "api_key_sessions": 1, "max_sessions": 1, "replay_sessions": 1}
+    limited: dict[str, Any] = {
+        "api_keys": "alpha",
+        "api_key_sessions": 1,
+        "max_sessions": 1,
+        "replay_sessions": 1,
+    }
 
     async def scenario() -> None:
         async with nodes(**limited) as here, nodes(**limited) as there:
