@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import msgpack
 import pytest
 import redis
 from typer.testing import CliRunner
@@ -15,7 +14,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from tests.recorded import EVENTFUL, ID, recording
 from wire.archive import Archive
-from wire.entries import Event, Lease, Offer, Publication, SessionEvent
+from wire.entries import Event, Lease, Offer, Publication, SessionEvent, pack_value
 from wire.errors import BusUnavailable, StackError
 from wire.keys import FACTS_BEGIN
 from wire.recorded import FORMAT
@@ -106,7 +105,7 @@ def test_what_cannot_be_read_is_told_and_the_rest_is_shown(steno, bus, run, monk
         told = steno("show", ID)
         assert "not all is here: 1 of 2 parts of the log cannot be read" in told
         assert "Hello, there." in told
-        later = msgpack.packb([FORMAT + 1, "ingress", 0, []])
+        later = pack_value([FORMAT + 1, "ingress", 0, []])
         server.xadd(log, {"e": later})
         assert "2 of 3 parts of the log cannot be read" in steno("show", ID, "--words")
         server.xtrim(log, maxlen=2, approximate=False)  # what is left: rubbish
