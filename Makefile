@@ -65,12 +65,8 @@ format: $(DEV_STAMP)  ## write the code as the formatter wants it, and mend what
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(DEV_STAMP) weights  ## measure accuracy, sessions per machine and latency, here
-	$(BIN)/steno bench accuracy
-	$(BIN)/steno bench worker
-	$(BIN)/steno bench latency
-	$(BIN)/steno bench handshake
-	$(BIN)/steno bench churn
+bench: $(DEV_STAMP) weights  ## measure everything, here: one to two hours (steno bench all --short: minutes)
+	$(BIN)/steno bench all
 
 lock: $(DEV_STAMP)  ## write what is installed now to constraints.txt, and the images' hashes to compose/requirements
 	@$(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools --exclude wheel \

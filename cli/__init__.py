@@ -17,4 +17,6 @@ served        what a running server has deployed: `steno models served`
 scenes        what the demo plays, a scene for each pool
 spoken        recordings in nine languages, for the demo and the benchmarks
 transcribe, mic, models, demo   the commands of these names
+bench         `steno bench`: bench_X is what X measures; bench_shown what all print and write, bench_scale the commands
+              bus, nodes, startup, all; bench_model, _plan, _reach, _capacity: from results to CAPACITY.md
 """

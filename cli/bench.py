@@ -1,13 +1,22 @@
 """`steno bench`: what the real stack does here, as tables, JSON and pictures."""
 
-import contextlib
-import json
 import os
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+
+from cli import bench_scale
+from cli.bench_shown import RESULTS, AsJson, OfPool, Out, Quick, Tls
+from cli.bench_shown import capacity as _capacity
+from cli.bench_shown import counts as _counts
+from cli.bench_shown import described as _result
+from cli.bench_shown import measuring as _measuring
+from cli.bench_shown import say as _say
+from cli.bench_shown import show as _print
+from cli.bench_shown import show_levels as _print_levels
+from cli.bench_shown import title as _title
+from cli.bench_shown import write as _write
 
 app = typer.Typer(
     help="Measure the whole stack on this machine: accuracy, sessions, latency.\n\nEach starts a stack of its own, and "
@@ -15,25 +24,6 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
-
-
-def _pools() -> list[str]:
-    from workers.entry import POOLS
-
-    return list(POOLS)
-
-
-OfPool = Annotated[
-    str, typer.Option(metavar="POOL", autocompletion=_pools, help="Which pool; it is run alone.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Out = Annotated[
-    Path, typer.Option(metavar="DIR", file_okay=False, help="Where JSON and picture are written.")
-]
-Tls = Annotated[bool, typer.Option("--tls", help="Over wss://, with a certificate made for the run.")]
-Quick = Annotated[bool, typer.Option("--quick", help="A minute's look; too short for figures to quote.")]
-Tell = Callable[[str], None]
-RESULTS = Path("bench-results")
 
 
 @app.command(
@@ -73,6 +63,7 @@ def worker(  # noqa: PLR0913 each is an option of the command
     *,
     sessions: Annotated[str, typer.Option(metavar="N,...", help="Levels to try.")] = "1,2,4,8,12,16",
     seconds: Annotated[float, typer.Option(min=2, help="Audio of each session at each level, in s.")] = 30,
+    repeats: Annotated[int, typer.Option(min=1, help="How often each level; the median counts.")] = 1,
     workers: Annotated[
         int, typer.Option(min=1, max=64, show_default="one per core", help="Worker processes.")
     ] = os.cpu_count() or 1,
@@ -96,7 +87,9 @@ def worker(  # noqa: PLR0913 each is an option of the command
     bench = bench_pools.of(pool)
     counts = _counts(f"1,{bench.sessions}" if quick else sessions)
     with _measuring(as_json, [pool]) as tell:
-        measured = bench_worker.run(counts, 15 if quick else seconds, tell, workers, pool)
+        measured = bench_worker.run(
+            counts, 15 if quick else seconds, tell, workers, pool, 1 if quick else repeats
+        )
         result = _result(bench.named("worker"), measured, quick)
     goal_ms = bench.final_p95_ms
     _write(result, out, lambda path: bench_picture.sessions(result["levels"], _title(result), goal_ms, path))
@@ -336,13 +329,26 @@ def handshake(
         )
 
 
-@app.command(epilog="[bold]Examples[/]\n  [cyan]steno bench ingress --sessions 250,500,1000 --seconds 20[/]")
+@app.command(
+    epilog="[bold]Examples[/]\n  [cyan]steno bench ingress --sessions 250,500,1000 --seconds 20[/]\n"
+    "  [cyan]steno bench ingress --compare as-is,gc=off,gc=50000/20/50,freeze,loop=asyncio,TICK_MS=8 --sessions 250[/]"
+)
 def ingress(
     sessions: Annotated[
         str, typer.Option(metavar="N,...", help="Levels to try, in growing order.")
     ] = "100,250,500,750,1000,1250",
-    seconds: Annotated[float, typer.Option(min=1, help="How long each level is measured, in s.")] = 10,
+    *,
+    seconds: Annotated[float, typer.Option(min=1, help="How long each level is measured, in s.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="How often; the median counts.")] = 3,
     every: Annotated[bool, typer.Option("--every", help="Go on after a level that does not hold.")] = False,
+    compare: Annotated[
+        str,
+        typer.Option(
+            metavar="SETTING,...",
+            help="Compare the first level with each of these, in turns: as-is, gc=A/B/C, gc=off, freeze, loop=asyncio, "
+            "NAME=VALUE (a variable); joined with +.",
+        ),
+    ] = "",
     as_json: AsJson = False,
     out: Out = RESULTS,
     quick: Quick = False,
@@ -351,8 +357,12 @@ def ingress(
     from cli import bench_ingress, bench_picture
 
     counts = sorted(set(_counts("50,100" if quick else sessions)))
+    seconds, repeats = (3, 1) if quick else (seconds, repeats)
+    if compare:
+        _compare(compare, counts[0], seconds, repeats, as_json, out, quick)
+        return
     with _measuring(as_json, pools=()) as tell:
-        measured = bench_ingress.run(counts, 3 if quick else seconds, tell, every or quick)
+        measured = bench_ingress.run(counts, seconds, tell, every or quick, repeats)
         result = _result("ingress", measured, quick)
     _write(result, out, lambda path: bench_picture.ingress(result["levels"], _title(result), path))
     parts = {
@@ -371,11 +381,39 @@ def ingress(
     }
     _print_levels(result, parts, as_json)
     if not as_json:
-        goals = bench_ingress.GOALS
+        goals, line = bench_ingress.GOALS, result["line"]
         _say(
             f"holds [bold]{result['holds']}[/] sessions (goal: {goals['sessions']:.0f}; added p99 at most "
             f"{goals['added_p99_ms']:.0f} ms, {goals['of_bare']} of the bare loop). Delays in ms, services in cores"
         )
+        if line is not None:
+            bend = "unknown: under four levels" if line["bend"] is None else f"{line['bend']:.1%}"
+            _say(
+                f"from {line['fewest']} to {line['most']} sessions: {line['fixed']:.3f} cores and "
+                f"{1000 * line['session']:.3f} for 1,000 sessions; the slope strays by {bend} "
+                f"(goal: {goals['bend']:.0%})"
+            )
+
+
+def _compare(
+    text: str, count: int, seconds: float, rounds: int, as_json: bool, out: Path, quick: bool
+) -> None:
+    from cli import bench_ingress, bench_picture, bench_tuned
+
+    try:
+        settings = bench_tuned.parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--compare") from None
+    with _measuring(as_json, pools=()) as tell:
+        measured = bench_ingress.compare(settings, count, seconds, rounds, tell)
+        result = _result("ingress-settings", measured, quick)
+    values = {f"{name}: cores of ingress": cores for name, cores in result["measured"].items()}
+    _write(result, out, lambda path: bench_picture.delays(values, {}, _title(result), path, "cores"))
+    rows = []
+    for name, level in result["compared"].items():
+        least, most = level["spread"].get("per_core", (level["per_core"],) * 2)
+        rows.append((name, *(level[part] for part in bench_ingress.COMPARED), f"{least} to {most}"))
+    _print(result, ("settings", *bench_ingress.COMPARED, "per core, spread"), rows, as_json)
 
 
 @app.command(epilog="[bold]Examples[/]\n  [cyan]steno bench chaos --runs 200 --faults kill,redis-empty[/]")
@@ -464,15 +502,7 @@ def capacity(
     to: Annotated[Path | None, typer.Option(help="Write the page here instead of showing it.")] = None,
 ) -> None:
     """What so many sessions need, computed from results that are there; writes CAPACITY.md."""
-    from cli import bench_capacity
-
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
-    if not found:
-        raise typer.BadParameter(
-            f"no results in {results}: run `steno bench ingress` and `steno bench worker` first",
-            param_hint="--results",
-        )
-    told = bench_capacity.page(found, str(results), _counts(sessions))
+    told = _capacity(results, _counts(sessions))
     if to is None:
         typer.echo(told, nl=False)
     else:
@@ -480,99 +510,13 @@ def capacity(
         _say(f"[dim]written: {to}[/]")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+def _example(*lines: str) -> str:
+    return "\n".join(("[bold]Examples[/]", *(f"  [cyan]steno bench {line}[/]" for line in lines)))
 
 
-def _counts(text: str) -> list[int]:
-    try:
-        counts = [int(part) for part in text.split(",")]
-    except ValueError:
-        counts = []
-    if not counts or min(counts) < 1:
-        raise typer.BadParameter(
-            "numbers of sessions with commas between, such as 1,4,8", param_hint="--sessions"
-        )
-    return counts
-
-
-@contextlib.contextmanager
-def _measuring(quiet: bool, pools: Sequence[str] = ("english",)) -> Iterator[Tell]:
-    """Tools, and the weights of these pools, at hand; a line that moves while measuring."""
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    from cli import up
-    from cli.bench_machine import tool
-
-    for name in ("psutil", "matplotlib"):
-        tool(name)  # missing: say so before measuring for minutes
-    notes = Console(stderr=True)
-    if pools:
-        up.fetch_weights(notes, pools=pools)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with up.signals_as_ctrl_c(), Progress(*columns, console=notes, transient=True, disable=quiet) as progress:
-        task = progress.add_task("measuring")
-        yield lambda text: progress.update(task, description=text)
-
-
-def _result(name: str, measured: dict[str, Any], quick: bool) -> dict[str, Any]:
-    from cli import bench_machine
-
-    return {"bench": name, "quick": quick, **bench_machine.describe(), **measured}
-
-
-def _write(result: dict[str, Any], out: Path, draw: Callable[[Path], None]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    (out / f"{result['bench']}.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    draw(out / f"{result['bench']}.png")
-    result["written"] = [str(out / f"{result['bench']}.{kind}") for kind in ("json", "png")]
-
-
-def _title(result: dict[str, Any]) -> str:
-    machine, versions = result["machine"], result["versions"]
-    return (
-        f"steno bench {result['bench']}: {machine['processor']}, {machine['cores']} cores; steno {versions['steno']} "
-        f"({result['commit']}), torch {versions['torch']}"
-    )
-
-
-def _print(
-    result: dict[str, Any], header: tuple[str, ...], rows: list[tuple[Any, ...]], as_json: bool
-) -> None:
-    from rich.table import Table
-
-    if as_json:
-        typer.echo(json.dumps(result, ensure_ascii=False))
-        return
-    table = Table(*header, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*("-" if cell is None else str(cell) for cell in row))
-    _say(_title(result))
-    for line in (result["machine"], result["versions"], result["settings"]):
-        _say("[dim]" + ", ".join(f"{name} {value}" for name, value in line.items()) + "[/]")
-    _say(f"[dim]{result['method']}[/]\n")
-    _say(table)
-    _say("\n[dim]written: " + ", ".join(result["written"]) + "[/]")
-
-
-def _print_levels(result: dict[str, Any], parts: dict[str, str], as_json: bool) -> None:
-    """A row for each level: these of its figures, named so, then cores of each service, and whether it holds."""
-    services = list(result["levels"][0]["cores"])
-    rows = [
-        (
-            *(level[part] for part in parts),
-            *(f"{level['cores'][name]:.2f}" for name in services),
-            "yes" if level["holds"] else ", ".join(level["falls_short"]),
-        )
-        for level in result["levels"]
-    ]
-    _print(result, (*parts.values(), *services, "holds"), rows, as_json)
-
-
-def _say(what: Any) -> None:
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=200)  # a file has no width
-    console.print(what, highlight=False)
+app.command(epilog=_example("bus --sessions 250,500,1000", "bus --servers cluster"))(bench_scale.bus)
+app.command(epilog=_example("nodes --nodes 1,2,4 --sessions 100,200"))(bench_scale.nodes)
+app.command(epilog=_example("startup --rounds 10"))(bench_scale.startup)
+app.command("all", epilog=_example("all --short", "all ingress bus nodes --capacity CAPACITY.md"))(
+    bench_scale.every
+)

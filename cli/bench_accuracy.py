@@ -8,7 +8,7 @@ import numpy as np
 
 from cli import audio_file, bench_clips, bench_load, bench_pools, bench_worker, up
 from cli.bench_clips import Clip
-from cli.bench_figures import Record
+from cli.bench_figures import Record, percentile
 from cli.bench_machine import tool
 from cli.bench_words import normalised, rate, unit
 from wire import service
@@ -41,18 +41,22 @@ def run(quick: bool, tell: Callable[[str], None], pool: str = "english") -> dict
     sounds = [clip.samples.astype(np.float32) / np.float32(32768) for clip in clips]
     model = settings.model_of(pool)
     offline = whole.transcripts(checkpoints.locate(model), sounds, settings.precision, threads)
-    streamed = []
+    streamed: list[str] = []
+    late: list[float] = []
     with up.Stack(pools=[pool]) as stack:
         url = bench_worker.endpoint(stack.url, speech_model=bench.speech_model)
         for at in range(0, len(clips), AT_ONCE):
             batch = clips[at : at + AT_ONCE]
             tell(f"streaming {', '.join(clip.name for clip in batch)}")
             load = bench_load.Load(url, tuple(map(with_silence, batch)), stagger_s=0.5)
-            streamed += [joined(record) for record in bench_load.generate(load, stack.check).records]
+            records = bench_load.generate(load, stack.check).records
+            streamed += [joined(record) for record in records]
+            late += [ms for record in records for ms in record.late_ms]
     return {
         "settings": {"pool": pool, "model": model, "precision": settings.precision, "at_once": AT_ONCE},
         "method": METHOD,
         "goals": {"difference_points": GOAL_POINTS},
+        "generator_late_p99_ms": percentile(late, 99),
         **compared(clips, streamed, offline),
     }
 

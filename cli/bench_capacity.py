@@ -1,7 +1,7 @@
 """From results of benchmarks to `CAPACITY.md`: what was measured, and the arithmetic for so many sessions. Pure.
 
-A figure says which command measures it again. What is computed says of what; it holds as far as cost grows with the
-number of sessions, which `steno bench ingress` checks (its `linear`).
+A figure says which command measures it again. What is computed says of what; it holds as far as cost grows in a line
+with sessions, which `steno bench ingress` checks (its `line`), and with nodes, which `steno bench nodes` checks.
 """
 
 import math
@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cli import bench_plan, bench_reach
+from cli.bench_plan import table
 from wire.entries import SAMPLE_RATE
 
 #: Of a core, what is planned with: the rest is for bursts, the machine's own work and a node that is lost.
@@ -71,15 +73,17 @@ def page(results: Mapping[str, Mapping[str, Any]], folder: str, sizes: Sequence[
     found = node(results.get("ingress"))
     parts = [
         _HEAD.format(folder=folder),
+        "\n## Goals\n\n",
+        *table(("What", "Goal", "Measured", ""), bench_reach.table(results)),
         "\n## Measured\n\n",
-        *_table(("What", "Figure", "On", "Command"), _measured(results, found)),
+        *table(("What", "Figure", "On", "Command"), _measured(results, found)),
     ]
     if found is not None:
         columns = ("For", *(f"{size:,} sessions" for size in sizes))
-        parts += [_PLAN, "\n", *_table(columns, _planned(results, found, sizes))]
+        parts += [_PLAN, "\n", *table(columns, _planned(results, found, sizes))]
     else:
         parts.append("\nWithout a result of `steno bench ingress` nothing is computed.\n")
-    return "".join(parts)
+    return "".join([*parts, *bench_plan.section(results, PLANNED)])
 
 
 def _measured(results: Mapping[str, Mapping[str, Any]], found: Node | None) -> list[tuple[str, ...]]:
@@ -104,6 +108,8 @@ def _measured(results: Mapping[str, Mapping[str, Any]], found: Node | None) -> l
             ("Redis, sessions a core", f"{1 / found.redis:,.0f}", on, command),
             ("Ingress, memory a session", f"{found.kib:.0f} KiB", on, command),
         ]
+    if (bus := results.get("bus")) is not None:
+        rows += _bus(bus)
     for pool in POOLS:
         if (result := results.get(_worker(pool))) is not None:
             rows.append(
@@ -116,6 +122,39 @@ def _measured(results: Mapping[str, Mapping[str, Any]], found: Node | None) -> l
             )
     for machine in results.get("transducer", {}).get("machines", ()):
         rows += [_step(machine["gpu"], run) for run in machine["runs"] if any(_held(run))]
+    return rows
+
+
+def _bus(bus: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Of each kind of server: its largest level without a fault of its own, and what a session takes there."""
+    rows: list[tuple[str, ...]] = []
+    on, command = _machine(bus), "`steno bench bus`"
+    for kind, found in bus["kinds"].items():
+        levels = [
+            level
+            for level in bus["levels"]
+            if level["servers"] == kind and level["sessions"] <= found["holds"]
+        ]
+        if not levels:
+            continue
+        best, name = levels[-1], "One Redis" if kind == "plain" else f"Redis Cluster of {found['masters']}"
+        count = f"{best['sessions']:,} sessions"
+        rows += [
+            (f"{name}, sessions a core (all masters'), at {count}", f"{best['per_core']:,}", on, command),
+            (f"{name}, operations a second, at {count}", f"{best['operations']:,}", on, command),
+            (
+                f"{name}, memory a session with a checkpoint each 3 s",
+                f"{best['redis_kib']:.0f} KiB",
+                on,
+                command,
+            ),
+            (
+                f"{name}, round trip of an append, at {count}, p50 and p99",
+                f"{best['append_p50_ms']:.1f} and {best['append_p99_ms']:.1f} ms",
+                on,
+                command,
+            ),
+        ]
     return rows
 
 
@@ -158,7 +197,8 @@ def _worker(pool: str) -> str:
 
 def _machine(result: Mapping[str, Any]) -> str:
     machine = result["machine"]
-    return f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']:g} GiB"
+    short = ", a short run" if result.get("quick") else ""
+    return f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']:g} GiB{short}"
 
 
 def _whole(value: float) -> int:
@@ -167,8 +207,3 @@ def _whole(value: float) -> int:
 
 def _bytes(count: float) -> str:
     return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.0f} MiB"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [header, ["---"] * len(header), *rows]
-    return [f"| {' | '.join(line)} |\n" for line in lines]

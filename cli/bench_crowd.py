@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from cli import up
 from wire import service
@@ -110,10 +110,19 @@ def running(port: int, greeted: bool = True) -> Iterator[Crowd]:
 def _main(port: int, greeted: bool, owner: Connection) -> None:
     service.allow_open_files(20_000)
     with asyncio.Runner(loop_factory=service.new_event_loop) as runner:
-        runner.run(_obey(_Speakers(port, greeted), owner))
+        runner.run(obey(_Speakers(port, greeted), owner))
 
 
-async def _obey(speakers: "_Speakers", owner: Connection) -> None:
+class Speaking(Protocol):
+    """What a load generator's process does for its owner."""
+
+    async def grow(self, count: int) -> None: ...
+    async def measure(self, seconds: float) -> Any: ...
+    async def speak(self) -> None: ...
+
+
+async def obey(speakers: Speaking, owner: Connection) -> None:
+    """Speak, and do what the owner orders, until it lets go of the pipe."""
     loop = asyncio.get_running_loop()
     async with asyncio.TaskGroup() as tasks:
         pacing = tasks.create_task(speakers.speak())

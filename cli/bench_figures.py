@@ -4,8 +4,10 @@ Wall times are seconds of one clock; places in the audio are ms. Pure.
 """
 
 import itertools
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -110,6 +112,35 @@ def percentile(values: Sequence[float], part: float) -> float | None:
         return None
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, max(0, int(np.ceil(part / 100 * len(ordered))) - 1))]
+
+
+def middle(rounds: Sequence[Mapping[str, Any]], worst: Sequence[str] = ()) -> dict[str, Any]:
+    """Of the same figures measured several times: the median of each number, the most of those in `worst`.
+
+    What is no number is the last round's. `spread` says the least and the most of each number that was not the same.
+    """
+    found: dict[str, Any] = {}
+    spreads: dict[str, tuple[float, float]] = {}
+    for name, last in rounds[-1].items():
+        if isinstance(last, Mapping):
+            found[name] = middle([one[name] for one in rounds])
+            spreads |= {f"{name} {part}": two for part, two in found[name].pop("spread").items()}
+            continue
+        values = [one[name] for one in rounds if isinstance(one[name], int | float)]
+        if not values or isinstance(last, bool):
+            found[name] = last
+            continue
+        whole = all(isinstance(value, int) for value in values)
+        middling = max(values) if name in worst else statistics.median(values)
+        found[name] = round(middling) if whole else round(middling, 4)
+        if min(values) != max(values):
+            spreads[name] = min(values), max(values)
+    return found | {"spread": spreads}
+
+
+def spread(values: Sequence[float]) -> tuple[float, float]:
+    """The least and the most, rounded as figures are told."""
+    return round(min(values), 1), round(max(values), 1)
 
 
 def slope(points: Sequence[tuple[float, float]]) -> float:

@@ -10,7 +10,7 @@ import ssl
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,10 +92,16 @@ def summary(crowd: Crowd) -> dict[str, Any]:
 
 
 class Door:
-    """An ingress process with room for everybody."""
+    """An ingress process with room for everybody; `more` are variables on top, `module` what is run instead of ours."""
 
     def __init__(
-        self, redis_url: str, log: Path, count: int, certificate: bench_tls.Certificate | None = None
+        self,
+        redis_url: str,
+        log: Path,
+        count: int,
+        certificate: bench_tls.Certificate | None = None,
+        more: Mapping[str, str] | None = None,
+        module: Sequence[str] = ("cli.main",),
     ) -> None:
         self.port, self.probe_port = (up.free_port() for _ in range(2))
         env = {
@@ -109,10 +115,9 @@ class Door:
             "DRAIN_GRACE_S": "0",
             "LICENSE_REQUIRED": "false",
             **(certificate.env() if certificate else {}),
+            **(more or {}),
         }
-        self.child = Child(
-            "ingress", [sys.executable, "-m", "cli.main", "ingress", "--with-parent"], env, log
-        )
+        self.child = Child("ingress", [sys.executable, "-m", *module, "ingress", "--with-parent"], env, log)
 
     def wait(self) -> None:
         """Until it is ready and nobody is inside. Raises StackFailed."""

@@ -67,6 +67,49 @@ def ingress(levels: Sequence[Mapping[str, Any]], title: str, path: Path) -> None
     _save(figure, path)
 
 
+def bus(levels: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
+    """What each kind of Redis takes over the number of sessions: delays, its cores, its operations."""
+    figure, (delays, cores, operations) = _figure(3, title)
+    for number, kind in enumerate(dict.fromkeys(level["servers"] for level in levels)):
+        these = [level for level in levels if level["servers"] == kind]
+        counts, color = [level["sessions"] for level in these], f"C{number}"
+        for way, style in (("append", "o-"), ("inbound", "s--"), ("outbound", "^-."), ("ping", "x:")):
+            values = [level[f"{way}_p99_ms"] for level in these]
+            delays.plot(counts, values, style, color=color, label=f"{kind}: {way}, p99")
+        cores.plot(counts, [level["cores"]["redis"] for level in these], "o-", color=color, label=kind)
+        busiest = [level["busiest"] for level in these]
+        cores.plot(counts, busiest, "^:", color=color, label=f"{kind}: the busiest server")
+        operations.plot(counts, [level["operations"] for level in these], "o-", color=color, label=kind)
+    delays.set(ylabel="ms", yscale="log")
+    cores.set(ylabel="Redis, cores")
+    operations.set(xlabel="sessions", ylabel="operations a second")
+    for axis in (delays, cores, operations):
+        axis.set_xticks(sorted({level["sessions"] for level in levels}))
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=7, ncols=2)
+    _save(figure, path)
+
+
+def nodes(levels: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
+    """Cores over sessions for each number of ingress nodes: as measured, and as the model says."""
+    figure, axes = _figure(2, title)
+    for axis, service in zip(axes, ("ingress", "redis"), strict=True):
+        for number, count in enumerate(dict.fromkeys(level["nodes"] for level in levels)):
+            these = [level for level in levels if level["nodes"] == count]
+            counts, color = [level["sessions"] for level in these], f"C{number}"
+            name = f"{count} node{'s' if count > 1 else ''}"
+            axis.plot(counts, [level["cores"][service] for level in these], "o", color=color, label=name)
+            told = "fitted" if these[0]["fitted"] else "predicted"
+            line = [level["predicted"][service] for level in these]
+            axis.plot(counts, line, "-" if told == "fitted" else "--", color=color, label=f"{name}, {told}")
+        axis.set(ylabel=f"{service}, cores", xticks=sorted({level["sessions"] for level in levels}))
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8, ncols=2)
+    axes[-1].set_xlabel("sessions on all nodes")
+    _save(figure, path)
+
+
 def delays(
     measured: Mapping[str, Sequence[float]],
     goals: Mapping[str, float],

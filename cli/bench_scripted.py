@@ -73,12 +73,22 @@ class _Served:
         return self.event(Event.MESSAGE, final, text)
 
 
+@dataclass(frozen=True)
+class Role:
+    """One worker among several: its name, how many sessions it takes, and how many of them it watches."""
+
+    name: str = NAME
+    most: int = 100_000
+    watched: int = WATCHED
+
+
 @contextmanager
-def running(redis_url: str, namespace: str = "steno") -> Iterator[int]:
+def running(redis_url: str, namespace: str = "steno", role: Role | None = None) -> Iterator[int]:
     """The worker, while inside; its process id."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_main, args=(redis_url, namespace, theirs), daemon=True)
+    arguments = (redis_url, namespace, role or Role(), theirs)
+    process = context.Process(target=_main, args=arguments, daemon=True)
     process.start()
     theirs.close()
     try:
@@ -89,12 +99,12 @@ def running(redis_url: str, namespace: str = "steno") -> Iterator[int]:
         process.join(10)
 
 
-def _main(redis_url: str, namespace: str, owner: Connection) -> None:
+def _main(redis_url: str, namespace: str, role: Role, owner: Connection) -> None:
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(_serve(redis_url, namespace, owner))
+        runner.run(_serve(redis_url, namespace, role, owner))
 
 
-async def _serve(redis_url: str, namespace: str, owner: Connection) -> None:
+async def _serve(redis_url: str, namespace: str, role: Role, owner: Connection) -> None:
     bus = Bus(redis_url, Keys(namespace))
     served: dict[str, _Served] = {}
     gone = asyncio.Event()
@@ -102,39 +112,44 @@ async def _serve(redis_url: str, namespace: str, owner: Connection) -> None:
     await bus.join(POOL)
     owner.send("ready")
     async with asyncio.TaskGroup() as tasks:
-        loops = [tasks.create_task(_take(bus, served)), tasks.create_task(_step(bus, served))]
-        loops.append(tasks.create_task(_renew(bus, served)))
-        loops.append(tasks.create_task(_watch(bus, served)))
+        loops = [tasks.create_task(_take(bus, served, role)), tasks.create_task(_step(bus, served, role))]
+        loops.append(tasks.create_task(_renew(bus, served, role)))
+        if role.watched:
+            loops.append(tasks.create_task(_watch(bus, served, role.watched)))
         await gone.wait()
         for loop in loops:
             loop.cancel()
     await bus.close()
 
 
-async def _take(bus: Bus, served: dict[str, _Served]) -> None:
+async def _take(bus: Bus, served: dict[str, _Served], role: Role) -> None:
     while True:
-        leases = await bus.take(POOL, NAME, 1000, 500)
+        if (free := role.most - len(served)) < 1:
+            await asyncio.sleep(_STEP_S)
+            continue
+        leases = await bus.take(POOL, role.name, min(free, 1000), 500)
         served.update((lease.session, _Served(lease)) for lease in leases)
         await bus.publish(
             [Publication(lease, (served[lease.session].event(Event.TAKEN),)) for lease in leases]
         )
 
 
-async def _renew(bus: Bus, served: dict[str, _Served]) -> None:
+async def _renew(bus: Bus, served: dict[str, _Served], role: Role) -> None:
     while True:
-        await bus.renew(POOL, NAME, [one.lease for one in served.values()])
-        await bus.report(POOL, NAME, WorkerLoad(100_000, 100_000, 0, int(time.time()) + _LEASE_S, NAME))
+        await bus.renew(POOL, role.name, [one.lease for one in served.values()])
+        load = WorkerLoad(role.most, role.most - len(served), 0, int(time.time()) + _LEASE_S, role.name)
+        await bus.report(POOL, role.name, load)
         await asyncio.sleep(_RENEW_S)
 
 
-async def _watch(bus: Bus, served: dict[str, _Served]) -> None:
+async def _watch(bus: Bus, served: dict[str, _Served], watched: int) -> None:
     """When the frames of the first few sessions come."""
     cursors: dict[str, bytes] = {}
     while True:
         for name in [name for name in cursors if name not in served]:
             del cursors[name]
-        for name, one in itertools.islice(served.items(), WATCHED):
-            if one.came_ms is None and len(cursors) < WATCHED:
+        for name, one in itertools.islice(served.items(), watched):
+            if one.came_ms is None and len(cursors) < watched:
                 one.came_ms, cursors[name] = {}, one.cursor
         for name, logged in (await bus.read(cursors)).items():
             cursors[name], now_ms = logged.cursor, time.time() * 1000
@@ -148,7 +163,7 @@ async def _watch(bus: Bus, served: dict[str, _Served]) -> None:
         await asyncio.sleep(WATCH_S)
 
 
-async def _step(bus: Bus, served: dict[str, _Served]) -> None:
+async def _step(bus: Bus, served: dict[str, _Served], role: Role) -> None:
     while True:
         started_s = time.monotonic()
         outbox: list[Publication] = []
@@ -174,7 +189,7 @@ async def _step(bus: Bus, served: dict[str, _Served]) -> None:
             saved = one.checkpoint() if one.samples >= one.saved + CHECKPOINT_S * SAMPLE_RATE else None
             outbox.append(Publication(one.lease, (one.turn(False, times),), saved))
         await bus.publish(outbox)
-        await bus.settle(POOL, NAME, over)
+        await bus.settle(POOL, role.name, over)
         for lease in over:
             served.pop(lease.session, None)
         await asyncio.sleep(max(0.0, started_s + _STEP_S - time.monotonic()))

@@ -4,7 +4,6 @@ Where a command takes an ID, the first letters of one will do, and so will a fol
 namespace and the key of encrypted recordings are the services' own variables: REDIS_URL, NAMESPACE, RECORD_KEY.
 """
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -125,6 +124,8 @@ def follow(
     session: Annotated[str, typer.Argument(metavar="ID", help="A session that runs, recorded or not.")],
 ) -> None:
     """Watch a running session's events without disturbing it, until it ends or Ctrl-C."""
+    import asyncio
+
     console = _output()
 
     def tell(event: "SessionEvent") -> None:
@@ -180,6 +181,8 @@ def run(  # noqa: PLR0913 each is an option of the command
 
     The server must have REPLAY_SESSIONS (2 unless set); replays wait for, and give way to, live sessions.
     """
+    import asyncio
+
     from cli import replay_diff, replay_run, replay_show
     from cli.transcribe import listening
 
@@ -214,6 +217,8 @@ def play(
 
     A developer points an app at it; what the app sends is not looked at, but for Terminate.
     """
+    import asyncio
+
     from cli.client import stop_on_interrupt
     from cli.replay_play import HOST, Player
 
@@ -324,6 +329,7 @@ async def _whole(archive: "Archive", name: str) -> str:
 
 def _with_archive(act: "Callable[[Archive, ArchiveSettings], Coroutine[Any, Any, T]]") -> T:
     """Do something with the recordings of the Redis that the environment names."""
+    import asyncio
 
     async def acting() -> T:
         async with _opened() as (archive, settings):

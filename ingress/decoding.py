@@ -12,23 +12,26 @@ packet); `Converter` afterwards takes 3 to 4 ms from 48 kHz, 0.6 ms from 8 kHz, 
     pcm_mulaw                                   0.05 ms
 
 An AAC decoder holds 0.7 MB; to make one and hear its first frame takes 3 ms.
+
+PyAV is loaded with the first session that needs it: most nodes never do, and would start later and be larger for it.
 """
 
 import struct
 from collections.abc import Callable, Iterable
-from typing import NoReturn, Protocol, cast
+from types import ModuleType
+from typing import TYPE_CHECKING, NoReturn, Protocol, cast
 
-import av
 import numpy as np
 import numpy.typing as npt
-from av.audio.codeccontext import AudioCodecContext
-from av.audio.frame import AudioFrame
-from av.error import FFmpegError
 
 from ingress.audio import Converter
 from ingress.framing import AdtsFrame, AdtsReader, Malformed, OggReader, Page
 from wire.entries import SAMPLE_RATE
 from wire.errors import ClientError, Close
+
+if TYPE_CHECKING:
+    from av.audio.codeccontext import AudioCodecContext
+    from av.audio.frame import AudioFrame
 
 #: More audio than this in one message is refused: a few kilobytes of Opus can hold an hour. At 16 kHz it still fits
 #: one entry of the audio log (`wire.entries.MAX_ENTRY_BYTES`).
@@ -112,7 +115,7 @@ class _OpusPackets:
 
     def decode(self, packet: bytes) -> bytes:
         """PCM of one packet, at most 120 ms. Raises FFmpegError."""
-        return b"".join(_int16(frame) for frame in self._codec.decode(av.Packet(packet)))
+        return b"".join(_int16(frame) for frame in self._codec.decode(_av().Packet(packet)))
 
 
 def _opus_head(gain: int) -> bytes:
@@ -120,7 +123,7 @@ def _opus_head(gain: int) -> bytes:
     return b"OpusHead" + struct.pack("<BBHIhB", 1, 1, 0, _OPUS_RATE, gain, 0)
 
 
-def _int16(frame: AudioFrame) -> bytes:
+def _int16(frame: "AudioFrame") -> bytes:
     return bytes(frame.planes[0])[: 2 * frame.samples]  # planes are padded
 
 
@@ -150,7 +153,7 @@ class _Opus:
             return b""
         try:
             return self._packets.decode(data)
-        except FFmpegError:
+        except _av().FFmpegError:
             _refuse("Opus packet", "corrupted data")
 
     def flush(self) -> bytes:
@@ -177,7 +180,7 @@ class _OggOpus:
             return b"".join([self._page(page) for page in self._reader.feed(data)])
         except Malformed as error:
             _refuse("Ogg Opus stream", str(error))
-        except FFmpegError:
+        except _av().FFmpegError:
             _refuse("Ogg Opus stream", "corrupted data")
 
     def flush(self) -> bytes:
@@ -270,14 +273,14 @@ class _Aac:
         try:
             for frame in read():
                 left_s = _spend(left_s, frame.duration_s)
-                pcm += [self._convert(decoded) for decoded in self._codec.decode(av.Packet(frame.data))]
+                pcm += [self._convert(decoded) for decoded in self._codec.decode(_av().Packet(frame.data))]
         except Malformed as error:
             _refuse("AAC stream", str(error))
-        except FFmpegError:
+        except _av().FFmpegError:
             _refuse("AAC stream", "corrupted data")
         return b"".join(pcm)
 
-    def _convert(self, frame: AudioFrame) -> bytes:
+    def _convert(self, frame: "AudioFrame") -> bytes:
         tail = b""
         if frame.sample_rate != self._converter.rate:
             tail = self._converter.flush()
@@ -289,8 +292,14 @@ class _Aac:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _codec(name: str, head: bytes | None = None) -> AudioCodecContext:
-    codec = cast(AudioCodecContext, av.CodecContext.create(name, "r"))
+def _av() -> ModuleType:
+    import av  # noqa: PLC0415 not before somebody needs it
+
+    return av
+
+
+def _codec(name: str, head: bytes | None = None) -> "AudioCodecContext":
+    codec = cast("AudioCodecContext", _av().CodecContext.create(name, "r"))
     codec.thread_count = 1  # neither codec can use another
     if head:
         codec.extradata = head

@@ -1,7 +1,8 @@
 """Time for the slow services: a coroutine called once a second, by arq over Redis. The only file that knows arq.
 
 With one queue for all processes of a service, each second's call is made by one of them; with a queue for each process,
-by each. arq keeps nothing but the time: a job has no arguments and no result, and what it does lies in the service.
+by each. A process that begins calls at once besides. arq keeps nothing but the time: a job has no arguments and no
+result, and what it does lies in the service.
 """
 
 import asyncio
@@ -38,7 +39,9 @@ async def every_second(
     drain: asyncio.Event,
     missed: Callable[[Exception], None],
 ) -> None:
-    """Call `call` once a second until `drain`, one call at a time in this process. Raises what `call` raises.
+    """Call `call` at once, then once a second until `drain`, one call at a time in this process.
+
+    Raises what `call` raises.
 
     While Redis is away nothing is called; `missed` is told of each failed try.
     """
@@ -124,6 +127,7 @@ async def _work(
                 name=name,
                 second=set(range(60)),
                 microsecond=0,
+                run_at_startup=True,  # else a service waits for most of two seconds before it is ready
                 unique=True,
                 timeout=CALL_TIMEOUT_S,
                 keep_result=0,

@@ -7,7 +7,21 @@ from typer.testing import CliRunner
 
 from cli.main import app
 
-COMMANDS = ("accuracy", "worker", "latency", "handshake", "keyterms")
+COMMANDS = (
+    "accuracy",
+    "all",
+    "bus",
+    "chaos",
+    "churn",
+    "handshake",
+    "ingress",
+    "keyterms",
+    "latency",
+    "nodes",
+    "record",
+    "startup",
+    "worker",
+)
 
 
 def bench(*words: str):
@@ -25,7 +39,7 @@ def test_each_help_has_an_example(command) -> None:
     found = bench(command, "--help")
     assert found.exit_code == 0
     assert f"steno bench {command}" in found.output
-    assert "--quick" in found.output
+    assert "--short" in found.output
 
 
 @pytest.mark.parametrize("sessions", ["many", "0", "4,,8", ""])

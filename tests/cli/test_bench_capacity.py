@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 COMMAND = "python -m cli.bench_transducer --model m --lookahead 0"
 STEP = f"| Step of m, 80 ms chunks, sessions | 1,960 | Counting frame | `{COMMAND}` |"
 ON = "Abacus, 2 cores, 8 GiB | `steno bench ingress`"
+SHORT = "Abacus, 2 cores, 8 GiB, a short run | `steno bench bus`"
 HELD = f"| Sessions of one ingress, p99 of what it adds at most 20 ms | 500 | {ON} |"
 MACHINE = {"processor": "Abacus", "cores": 2, "memory_gib": 8.0}
 
@@ -20,8 +21,16 @@ MACHINE = {"processor": "Abacus", "cores": 2, "memory_gib": 8.0}
 def level(sessions: int, holds: bool = True) -> dict[str, Any]:
     return {
         "sessions": sessions,
+        "served": sessions,
         "holds": holds,
         "failed": 0,
+        "per_core": 1_000,
+        "of_bare": 0.6,
+        "inbound_p50_ms": 2.0,
+        "inbound_p99_ms": 14.0,
+        "outbound_p50_ms": 1.0,
+        "outbound_p99_ms": 11.0,
+        "begin_p99_ms": 80.0,
         "cores": {"ingress": sessions / 1_000, "redis": sessions / 4_000},
         "session_kib": 40.0,
         "added_p50_ms": 5.0 if holds else 500.0,
@@ -36,6 +45,23 @@ RESULTS: dict[str, dict[str, Any]] = {
         "levels": [level(500), level(700), level(900, holds=False)],
     },
     "worker": {"machine": MACHINE, "holds": 8},
+    "bus": {
+        "machine": MACHINE,
+        "quick": True,
+        "kinds": {"plain": {"holds": 250, "masters": 1}, "cluster": {"holds": 0, "masters": 3}},
+        "levels": [
+            {
+                "servers": "plain",
+                "sessions": sessions,
+                "per_core": 3_000,
+                "operations": 8_000,
+                "redis_kib": 90.0,
+                "append_p50_ms": 1.0,
+                "append_p99_ms": 4.0,
+            }
+            for sessions in (250, 500)
+        ],
+    },
     "worker-u3pro": {"machine": MACHINE, "holds": 0},
     "transducer": {
         "machines": [
@@ -70,6 +96,9 @@ def test_the_largest_level_that_it_keeps_pace_with_counts() -> None:
         "| Redis, sessions a core | 4,000 | Abacus, 2 cores, 8 GiB | `steno bench ingress` |",
         "| Live sessions of the u3pro pool | 0 | Abacus, 2 cores, 8 GiB | `steno bench worker --pool u3pro` |",
         STEP,
+        f"| One Redis, operations a second, at 250 sessions | 8,000 | {SHORT} |",
+        "| Sessions a core of ingress, at 500 sessions | at least 1,000 | 1,000 | met |",
+        "| Event from worker to socket, p99, at 500 sessions | at most 10.0 ms | 11.0 ms | **missed** |",
         "| For | 100 sessions | 1,000 sessions | 10,000 sessions |",
         "| Ingress, cores | 1 | 2 | 15 |",  # 10,000 / 1,000 / 0.7 = 14.3
         "| Redis, cores (one a server) | 1 | 1 | 4 |",  # 10,000 / 4,000 / 0.7 = 3.6

@@ -9,9 +9,11 @@ from cli.bench_figures import (
     Record,
     answers,
     covering,
+    middle,
     percentile,
     quantile_of_buckets,
     slope,
+    spread,
 )
 
 
@@ -113,3 +115,31 @@ def test_a_percentile_out_of_a_histogram() -> None:
     assert quantile_of_buckets([(0.1, 0.0), (float("inf"), 4.0)], 50) == 0.1
     assert quantile_of_buckets([(0.1, 0.0)], 50) is None
     assert quantile_of_buckets([], 50) is None
+
+
+def test_the_middle_of_several_rounds() -> None:
+    rounds = [
+        {"sessions": 4, "p99": 3.0, "lost": 0, "holds": True, "name": "a", "cores": {"x": 0.1}, "none": None},
+        {
+            "sessions": 4,
+            "p99": 9.0,
+            "lost": 2,
+            "holds": False,
+            "name": "b",
+            "cores": {"x": 0.5},
+            "none": None,
+        },
+        {"sessions": 4, "p99": 4.0, "lost": 0, "holds": True, "name": "c", "cores": {"x": 0.2}, "none": 7.0},
+    ]
+    found = middle(rounds, worst=("lost",))
+    assert found.pop("spread") == {"p99": (3.0, 9.0), "lost": (0, 2), "cores x": (0.1, 0.5)}
+    assert found == {
+        "sessions": 4,
+        "p99": 4.0,
+        "lost": 2,
+        "holds": True,
+        "name": "c",
+        "cores": {"x": 0.2},
+        "none": 7.0,
+    }
+    assert spread([3.04, 1.0]) == (1.0, 3.0)

@@ -4,7 +4,7 @@ import pytest
 
 from cli import bench_ingress
 from cli.bench_crowd import Seen
-from cli.bench_ingress import level, linear
+from cli.bench_ingress import figures, judged
 
 CORES = {"ingress": 0.5, "redis": 0.1}
 
@@ -12,7 +12,7 @@ CORES = {"ingress": 0.5, "redis": 0.1}
 @pytest.mark.timeout(180)
 def test_a_few_sessions_are_measured_beside_the_bare_loop() -> None:
     told: list[str] = []
-    result = bench_ingress.run([2, 4], 1.5, told.append, every=True)
+    result = bench_ingress.run([2, 4], 1.0, told.append, every=True, repeats=2)
     assert told == [
         f"{what}, {count} sessions" for what in ("bare receive loop", "ingress") for count in (2, 4)
     ]
@@ -26,6 +26,7 @@ def test_a_few_sessions_are_measured_beside_the_bare_loop() -> None:
         assert found["begin_p99_ms"] > 0
         assert set(found["cores"]) == {"ingress", "redis", "worker", "others", "generator"}
         assert found["served"] == pytest.approx(count, rel=0.5)
+        assert {"inbound_p99_ms", "cores worker"} & set(found["spread"])
 
 
 def seen(**changed: object) -> Seen:
@@ -40,7 +41,7 @@ def seen(**changed: object) -> Seen:
 
 
 def test_a_level_in_numbers() -> None:
-    found = level(100, seen(), CORES, 99.0, 33.333)
+    found = judged(figures(100, seen(), CORES, 99.0, 33.333))
     assert (found["added_p50_ms"], found["added_p99_ms"]) == (3.0, 7.0)
     assert (found["per_core"], found["session_kib"], found["holds"]) == (198, 33.3, True)
 
@@ -56,15 +57,21 @@ def test_a_level_in_numbers() -> None:
     ],
 )
 def test_why_a_level_falls_short(changed, served, short) -> None:
-    found = level(100, seen(**changed), CORES, served, 30.0)
+    found = judged(figures(100, seen(**changed), CORES, served, 30.0))
     assert found["falls_short"] == [short]
     assert not found["holds"]
 
 
-def test_linear_is_about_levels_large_enough() -> None:
-    levels = [
-        {"sessions": count, "cores": {"ingress": cores}}
-        for count, cores in ((10, 0.1), (100, 0.1), (200, 0.22))
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_settings_take_turns() -> None:
+    told: list[str] = []
+    result = bench_ingress.compare(["as-is", "gc=off+loop=asyncio"], 2, 1.0, 2, told.append)
+    assert told == [
+        "round 1 of 2: as-is",
+        "round 1 of 2: gc=off+loop=asyncio",
+        "round 2 of 2: gc=off+loop=asyncio",
+        "round 2 of 2: as-is",
     ]
-    assert linear(levels) == pytest.approx(0.1)
-    assert linear(levels[:2]) is None
+    assert [len(cores) for cores in result["measured"].values()] == [2, 2]
+    assert all(found["partials"] > 0 for found in result["compared"].values())

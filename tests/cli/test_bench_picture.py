@@ -52,3 +52,35 @@ def test_accuracy(tmp_path) -> None:
 def test_shares(tmp_path, found) -> None:
     bench_picture.shares(found, "title", tmp_path / "keyterms.png")
     assert (tmp_path / "keyterms.png").read_bytes().startswith(SIGNATURE)
+
+
+def test_bus(tmp_path) -> None:
+    levels = [
+        {
+            "servers": kind,
+            "sessions": count,
+            "cores": {"redis": 0.1},
+            "busiest": 0.1,
+            "operations": 5_000,
+            **{f"{way}_p99_ms": value for way in ("append", "inbound", "outbound", "ping")},
+        }
+        for kind in ("plain", "cluster")
+        for count, value in ((100, 3.0), (200, None))
+    ]
+    bench_picture.bus(levels, "title", tmp_path / "bus.png")
+    assert (tmp_path / "bus.png").read_bytes().startswith(SIGNATURE)
+
+
+def test_nodes(tmp_path) -> None:
+    levels = [
+        {
+            "nodes": nodes,
+            "sessions": count,
+            "fitted": nodes < 2,
+            **{part: {"ingress": 0.1, "redis": 0.01} for part in ("cores", "predicted")},
+        }
+        for nodes in (1, 2)
+        for count in (60, 120)
+    ]
+    bench_picture.nodes(levels, "title", tmp_path / "nodes.png")
+    assert (tmp_path / "nodes.png").read_bytes().startswith(SIGNATURE)

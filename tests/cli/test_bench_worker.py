@@ -5,6 +5,7 @@ import pytest
 from cli import bench_worker
 from cli.bench_figures import Answer
 from cli.bench_pools import BENCHES
+from cli.bench_worker import of_rounds
 
 
 def answer(end_s: float, final_ms: float | None = 500.0, gap_ms: float = 600.0) -> Answer:
@@ -74,3 +75,22 @@ def test_another_pool_is_measured_alone_and_in_its_languages() -> None:
     assert "english" not in level["cores"]
     assert result["settings"]["speech_model"] == "universal-streaming-multilingual"
     assert result["goals"] == {"sessions": 4, "final_p95_ms": 1_500.0, "gap_p95_ms": None}
+
+
+def test_a_level_of_several_rounds_is_judged_by_its_medians() -> None:
+    def one(final_ms: float, **changed: object) -> dict[str, object]:
+        said = dict.fromkeys(("final_p95_ms", "gap_p95_ms"), final_ms)
+        fine = {
+            "errors": [],
+            "unanswered": 0,
+            "end_max_ms": 5.0,
+            "growth_ms": 0.0,
+            "generator_late_p99_ms": 1.0,
+        }
+        return {**fine, **said, **changed}
+
+    bench = BENCHES["english"]
+    found = of_rounds([one(900.0), one(1_200.0), one(800.0)], bench)
+    assert (found["final_p95_ms"], found["holds"]) == (900.0, True)
+    found = of_rounds([one(900.0), one(800.0, unanswered=1, errors=["lost"]), one(900.0)], bench)
+    assert found["falls_short"] == ["sessions failed", "phrases without a final"]

@@ -81,6 +81,7 @@ def test_an_index_that_cannot_be_reached_is_told(monkeypatch, tmp_path) -> None:
 
 def test_it_is_ready_when_entered_and_gone_when_left() -> None:
     with EmbeddedRedis() as server:
+        assert server.processor_s() > 0
         family = [
             psutil.Process(server.child.pid),
             *psutil.Process(server.child.pid).children(recursive=True),

@@ -1,0 +1,73 @@
+"""`cli.bench_model`: costs are found again where they are known, and lines are straight or not."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cli.bench_model import Costs, fit, line, off, straight
+
+SIZES = [(nodes, sessions) for nodes in (1, 2, 4) for sessions in (100, 200, 400)]
+COST = st.floats(0, 0.1)
+
+
+@given(COST, COST, st.floats(1e-5, 1e-2))
+def test_what_was_put_in_is_found_again(fixed: float, node: float, session: float) -> None:
+    known = Costs(fixed, node, session)
+    found = fit([(nodes, sessions, known.cores(nodes, sessions)) for nodes, sessions in SIZES])
+    assert found.cores(8, 3_000) == pytest.approx(known.cores(8, 3_000), rel=1e-3, abs=1e-6)
+
+
+@given(st.lists(st.floats(0, 3), min_size=9, max_size=9))
+def test_nothing_costs_less_than_nothing(cores: list[float]) -> None:
+    found = fit([(*size, value) for size, value in zip(SIZES, cores, strict=True)])
+    assert min(found.fixed, found.node, found.session) >= 0
+
+
+def test_one_number_of_nodes_cannot_tell_nodes_from_what_is_fixed() -> None:
+    assert fit([(1, 100, 0.2), (1, 200, 0.3)]) == Costs(0.0, 0.1, 0.001)
+    assert fit([(1, 100, 0.2), (2, 100, 0.3), (1, 200, 0.3)], fixed=False).fixed == 0
+    with pytest.raises(ValueError, match="nothing was measured"):
+        fit([])
+
+
+def test_how_many_a_core_holds() -> None:
+    costs = Costs(0.1, 0.05, 0.0005)
+    assert costs.most(100) == 900  # 0.1 + 9 x 0.05 + 900 x 0.0005 = 1
+    assert costs.cores(9, 900) == pytest.approx(1.0)
+    assert costs.most(100, 0.05) == 0
+
+
+def test_a_line_is_straight_and_a_curve_is_not() -> None:
+    sizes = (100, 250, 500, 750, 1_000)
+    found = straight([(size, 0.1 + 0.001 * size) for size in sizes])
+    assert found is not None
+    assert found.fixed == pytest.approx(0.1)
+    assert found.session == pytest.approx(0.001)
+    assert (found.fewest, found.most) == (100, 1_000)
+    assert found.bend == pytest.approx(0.0, abs=1e-9)
+    curve = straight([(size, 1e-6 * size**2) for size in sizes])
+    assert curve is not None
+    assert curve.bend is not None
+    assert curve.bend > 0.4
+
+
+def test_few_sizes_say_little() -> None:
+    assert straight([(100, 0.1)]) is None
+    short = straight([(100, 0.1), (200, 0.2), (300, 0.3)])
+    assert short is not None
+    assert short.bend is None
+
+
+def test_who_falls_behind_is_not_on_the_line() -> None:
+    levels = [
+        {"sessions": size, "cores": {"ingress": size / 1_000}, "failed": 0, "served": served}
+        for size, served in ((50, 50), (100, 100), (200, 199), (400, 300))
+    ]
+    found = line(levels)
+    assert found is not None
+    assert (found.fewest, found.most) == (100, 200)
+
+
+def test_how_far_off() -> None:
+    assert off(1.1, 1.0) == pytest.approx(0.1)
+    assert off(1.0, 0.0) == 0.0
