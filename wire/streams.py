@@ -390,8 +390,10 @@ class Bus:
         """A replay gives up its place among the holder's sessions, on whatever node it is; whether there was one."""
         with _reaching_redis():
             for name in await self._redis.zrange(self.keys.places(REPLAY_HOLDER), 0, -1):
-                if await self._redis.zrem(self.keys.places(holder), name):
+                if await self._redis.zscore(self.keys.places(holder), name) is not None:
+                    # In this order: its node, which may be keeping both, is then found out at the next try.
                     await self._redis.zrem(self.keys.places(REPLAY_HOLDER), name)
+                    await self._redis.zrem(self.keys.places(holder), name)
                     return True
         return False
 

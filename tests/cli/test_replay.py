@@ -105,14 +105,15 @@ def test_what_cannot_be_read_is_told_and_the_rest_is_shown(steno, bus, run, monk
         told = steno("show", ID)
         assert "not all is here: 1 of 2 parts of the log cannot be read" in told
         assert "Hello, there." in told
+        monkeypatch.setenv("RECORD_KEY", "11" * 32)
+        with pytest.raises(StackError, match=f"{ID} cannot be read: RECORD_KEY is not the key"):
+            steno("show", ID)
+        monkeypatch.setenv("RECORD_KEY", KEY)
         later = pack_value([FORMAT + 1, "ingress", 0, []])
         server.xadd(log, {"e": later})
         assert "2 of 3 parts of the log cannot be read" in steno("show", ID, "--words")
         server.xtrim(log, maxlen=2, approximate=False)  # what is left: rubbish
         assert "2 of 2 parts of the log cannot be read" in steno("show", ID)
-        monkeypatch.setenv("RECORD_KEY", "11" * 32)
-        with pytest.raises(StackError, match=f"{ID} cannot be read: RECORD_KEY is not the key"):
-            steno("show", ID)
         server.hset(facts, FACTS_BEGIN, later)
         server.delete(log)
         server.xadd(log, {"e": later})

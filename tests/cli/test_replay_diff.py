@@ -68,7 +68,7 @@ def test_a_recording_is_identical_with_itself():
 
 def test_what_differs_but_a_little_is_told_too():
     def against(*finals) -> list[str]:
-        return compare(recording(), recording(finals)).slight
+        return compare(recording(), recording(*finals)).slight
 
     assert against((HELLO, THERE), (BYE,)) == []
     assert against((HELLO, THERE), (replace(BYE, end=BYE.end + 20),)) == [
