@@ -227,37 +227,145 @@ def churn(
         )
 
 
-@app.command(epilog="[bold]Examples[/]\n  [cyan]steno bench record --rounds 5[/]")
-def record(
-    crowd: Annotated[int, typer.Option(min=1, help="Sessions on ingress, without a model.")] = 250,
-    sessions: Annotated[int, typer.Option(min=1, help="Sessions on the worker.")] = 4,
+@app.command(
+    epilog="[bold]Examples[/]\n  [cyan]steno bench overload[/]\n  [cyan]steno bench overload --sessions 8 --rounds 5[/]"
+)
+def overload(
+    pool: OfPool = "english",
     *,
-    seconds: Annotated[float, typer.Option(min=2, help="Audio of each session, in s.")] = 20,
-    rounds: Annotated[int, typer.Option(min=1, help="How often each mode is run.")] = 3,
+    sessions: Annotated[
+        int,
+        typer.Option(min=0, show_default="what `steno bench worker` finds", help="Sessions at full load."),
+    ] = 0,
+    seconds: Annotated[float, typer.Option(min=6, help="How long each load lasts, in s.")] = 45,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each load is measured.")] = 3,
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, show_default="one per core", help="Worker processes.")
+    ] = os.cpu_count() or 1,
     as_json: AsJson = False,
     out: Out = RESULTS,
     quick: Quick = False,
 ) -> None:
-    """What recording sessions costs ingress and a worker, plain and encrypted."""
+    """What accepted sessions suffer when twice as many want in, and how soon the others are refused."""
+    from cli import bench_overload, bench_picture, bench_pools
+
+    name = bench_pools.of(pool).named("overload")
+    with _measuring(as_json, [pool]) as tell:
+        if quick:
+            sessions, seconds, rounds = sessions or 2, min(seconds, 12), 1
+        measured = bench_overload.run(sessions, seconds, rounds, tell, workers, pool)
+        result = _result(name, measured, quick)
+    shown = {part: values for part, values in result["measured"].items() if not part.endswith("late_ms")}
+    _write(result, out, lambda path: bench_picture.delays(shown, {}, _title(result), path))
+    parts: tuple[str, ...] = ("load", "offered", "accepted", "refused", "refused_p50_ms", "refused_p95_ms")
+    parts += (
+        "first_partial_p50_ms",
+        "first_partial_p95_ms",
+        "final_p50_ms",
+        "final_p95_ms",
+        "generator_late_p99_ms",
+    )
+    header = ("load", "offered", "accepted", "refused", "after p50, ms", "p95", "first partial p50", "p95")
+    rows = [tuple(level[part] for part in parts) for level in result["levels"]]
+    _print(result, (*header, "final p50", "p95", "late p99"), rows, as_json)
+    if not as_json:
+        for level in result["levels"]:
+            for error in level["errors"]:
+                _say(f"[yellow]{level['load']}: {error}[/]")
+        ratios = ", ".join(
+            f"{part.removesuffix('_p95_ms')} {ratio}" for part, ratio in result["ratios"].items()
+        )
+        _say(
+            f"p95 at twice the load over p95 at full load: {ratios} (goal: at most {bench_overload.GOAL_RATIO}): "
+            f"{'holds' if result['holds'] else 'missed'}"
+        )
+
+
+@app.command(
+    epilog="[bold]Examples[/]\n  [cyan]steno bench soak --sessions 5000[/]\n  [cyan]steno bench soak --restarts 4[/]"
+)
+def soak(
+    sessions: Annotated[int, typer.Option(min=20, help="Sessions, of every kind and length.")] = 2_000,
+    at_once: Annotated[int, typer.Option(min=1, max=200, help="Sessions at a time.")] = 8,
+    restarts: Annotated[
+        int, typer.Option(min=0, max=20, help="Workers and ingress nodes killed and begun anew meanwhile.")
+    ] = 0,
+    as_json: AsJson = False,
+    out: Out = RESULTS,
+    quick: Quick = False,
+) -> None:
+    """What thousands of sessions leave in every process of a whole stack: memory, files, tasks, keys."""
+    from cli import bench_picture, bench_soak
+
+    with _measuring(as_json) as tell:
+        measured = bench_soak.run(60 if quick else sessions, at_once, restarts, tell)
+        result = _result("soak", measured, quick)
+    _write(result, out, lambda path: bench_picture.memory(result["readings"], _title(result), path))
+    header = ("process", "readings", "first, MiB", "last", "KiB per 1000 sessions", "+-", "grows")
+    rows = [tuple(row.values()) for row in result["memory"]]
+    _print({**result, "readings": None} if as_json else result, header, rows, as_json)
+    if not as_json:
+        for outcome, count in result["outcomes"].items():
+            _say(f"[dim]{count:6d}  {outcome}[/]")
+        _say(
+            f"{sum(result['outcomes'].values())} sessions in {result['seconds']} s; {result['usage_counted_s']} s of "
+            f"audio billed; leaks: {', '.join(result['leaks']) or 'none'}"
+        )
+
+
+@app.command(
+    epilog="[bold]Examples[/]\n  [cyan]steno bench record[/]\n  [cyan]steno bench record --short --json[/]\n"
+    "  [cyan]steno bench record --sessions 0[/]  ingress alone"
+)
+def record(
+    crowd: Annotated[int, typer.Option(min=1, help="Sessions on ingress, without a model.")] = 100,
+    sessions: Annotated[int, typer.Option(min=0, help="Sessions on the worker; 0: only ingress.")] = 4,
+    *,
+    seconds: Annotated[float, typer.Option(min=1, help="Audio of a turn on ingress, in s.")] = 8,
+    worker_seconds: Annotated[float, typer.Option(min=2, help="Audio of a turn on the worker, in s.")] = 15,
+    rounds: Annotated[int, typer.Option(min=1, help="Pairs of turns, recorded and not.")] = 9,
+    as_json: AsJson = False,
+    out: Out = RESULTS,
+    quick: Quick = False,
+) -> None:
+    """What recording sessions costs ingress and a worker, plain and encrypted: recorded and not, by turns."""
     from cli import bench_picture, bench_record
 
-    with _measuring(as_json, [bench_record.POOL]) as tell:
+    with _measuring(as_json, [bench_record.POOL] if sessions else ()) as tell:
         if quick:
-            crowd, sessions, seconds, rounds = min(crowd, 20), 1, 3.0, 1
-        result = _result("record", bench_record.run(crowd, sessions, seconds, rounds, tell), quick)
+            crowd, sessions, rounds = min(crowd, 40), min(sessions, 1), 2
+            seconds, worker_seconds = min(seconds, 3), min(worker_seconds, 5)
+        measured = bench_record.run(crowd, sessions, (seconds, worker_seconds), rounds, tell)
+        result = _result("record", measured, quick)
     values = {
-        f"{part}, {mode}: cores per session": cores
-        for part, found in result["cores"].items()
-        for mode, cores in found.items()
+        f"{part}, {mode}: more processor time, by pair": [
+            100 * (on / max(off, 1e-9) - 1) for off, on in found
+        ]
+        for mode, parts in result["pairs"].items()
+        for part, found in parts.items()
     }
-    _write(result, out, lambda path: bench_picture.delays(values, {}, _title(result), path, "cores"))
+    goals = {name: 100 * bench_record.GOAL_SHARE for name in values if name.startswith(bench_record.JUDGED)}
+    _write(result, out, lambda path: bench_picture.delays(values, goals, _title(result), path, "%"))
     rows = [
-        (row["part"], row["mode"], row["cores"], None if row["share"] is None else f"{row['share']:+.1%}")
+        (
+            *(row[name] for name in ("part", "mode", "off_ms", "on_ms")),
+            *(f"{row[name]:+.1%}" for name in ("share", "low", "high")),
+        )
         for row in result["rows"]
     ]
-    _print(result, ("part", "mode", "cores per session", "share"), rows, as_json)
+    header = (
+        "part",
+        "mode",
+        "unrecorded, ms/s",
+        "recorded, ms/s",
+        "share",
+        "a quarter below",
+        "a quarter above",
+    )
+    _print(result, header, rows, as_json)
     if not as_json:
-        _say(f"goal: recording adds less than {result['goals']['share']:.0%} to each")
+        goal = f"goal: recording adds less than {result['goals']['share']:.0%} to ingress and worker"
+        _say(f"{goal}: {'met' if result['met'] else 'missed'}")
 
 
 @app.command(epilog="[bold]Examples[/]\n  [cyan]steno bench replays --replays 1000[/]")

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cli import bench_plan, bench_reach
-from cli.bench_plan import table
+from cli.bench_plan import PLANNED, table
 from wire.entries import SAMPLE_RATE
 
-#: Of a core, what is planned with: the rest is for bursts, the machine's own work and a node that is lost.
-PLANNED = 0.7
 #: Audio that Redis holds of a session, in s: since the last checkpoint, which comes with each final.
 HELD_S = 30
 BYTES_PER_S = 2 * SAMPLE_RATE

@@ -63,14 +63,14 @@ def run(sessions: int, tell: Callable[[str], None], tls: bool = False) -> dict[s
         with bench_scripted.running(redis.url), stack:
             tell(f"warming up with {WARM_UP} sessions")
             _churn(stack.url, WARM_UP, 0, certificate)
-            _until_no_keys(redis)
+            until_no_keys(redis)
             before = _state(stack, redis)
             tell(f"{sessions} sessions")
             started_s = time.monotonic()
             outcomes = _churn(stack.url, sessions, 1, certificate)
             seconds = time.monotonic() - started_s
             tell("waiting for keys to expire")
-            _until_no_keys(redis)
+            until_no_keys(redis)
             after = _state(stack, redis)
     grown_kib = (after["ingress_rss_kib"] - before["ingress_rss_kib"]) * 1000 / sessions
     return {
@@ -111,7 +111,7 @@ async def _all(url: str, sessions: int, seed: int, context: ssl.SSLContext | Non
     async def one_after_another() -> None:
         while waiting:
             kind = waiting.pop()
-            outcomes[f"{kind}: {await _session(url, kind, context)}"] += 1
+            outcomes[f"{kind}: {await session(url, kind, context)}"] += 1
 
     async with asyncio.TaskGroup() as tasks:
         for _ in range(AT_ONCE):
@@ -119,7 +119,7 @@ async def _all(url: str, sessions: int, seed: int, context: ssl.SSLContext | Non
     return dict(sorted(outcomes.items()))
 
 
-async def _session(url: str, kind: str, context: ssl.SSLContext | None) -> str:
+async def session(url: str, kind: str, context: ssl.SSLContext | None = None) -> str:
     """One session of its kind; how it ended for the client: a close code, or what it did itself."""
     query = f"?{_QUERIES.get(kind, 'sample_rate=16000')}"
     try:
@@ -161,7 +161,7 @@ async def _session(url: str, kind: str, context: ssl.SSLContext | None) -> str:
 def _state(stack: up.Stack, redis: redis_server.EmbeddedRedis) -> dict[str, float]:
     """The ingress process and Redis, at rest."""
     port = stack.probe_ports["ingress"]
-    _until(lambda: _value(port, "steno_sessions_open") == 0, 30, "sessions that do not end")
+    until(lambda: value(port, "steno_sessions_open") == 0, 30, "sessions that do not end")
     time.sleep(1.5)  # the gauge of tasks is set once a second
     ingress = largest(stack.pids["ingress"])
     unix_sockets = len(ingress.net_connections("unix"))
@@ -170,13 +170,13 @@ def _state(stack: up.Stack, redis: redis_server.EmbeddedRedis) -> dict[str, floa
         "files": ingress.num_fds() - unix_sockets,
         "unix_sockets": unix_sockets,
         "threads": ingress.num_threads(),
-        "tasks": _value(port, "steno_tasks"),
-        "sessions_open": _value(port, "steno_sessions_open"),
+        "tasks": value(port, "steno_tasks"),
+        "sessions_open": value(port, "steno_sessions_open"),
         "session_keys": _session_keys(redis),
     }
 
 
-def _value(port: int, name: str) -> float:
+def value(port: int, name: str) -> float:
     """Raises StackFailed for a metric that is not there: two wrong states would look alike."""
     found = metric(port, name).get("")
     if found is None:
@@ -188,11 +188,12 @@ def _session_keys(redis: redis_server.EmbeddedRedis) -> int:
     return redis.count_keys("*session*")
 
 
-def _until_no_keys(redis: redis_server.EmbeddedRedis) -> None:
-    _until(lambda: not _session_keys(redis), KEYS_GONE_S, "keys that outlive their sessions")
+def until_no_keys(redis: redis_server.EmbeddedRedis, within_s: float = KEYS_GONE_S) -> None:
+    """Raises StackFailed when keys of sessions are there for longer."""
+    until(lambda: not _session_keys(redis), within_s, "keys that outlive their sessions")
 
 
-def _until(condition: Callable[[], bool], within_s: float, what: str) -> None:
+def until(condition: Callable[[], bool], within_s: float, what: str) -> None:
     """Raises StackFailed when it does not come true: then that is the leak."""
     deadline_s = time.monotonic() + within_s
     while not condition():

@@ -42,6 +42,9 @@ class Record:
     begin_ms: float | None = None
     end_ms: float | None = None
     error: str | None = None
+    #: Of a session with an error: from connecting to it, and the code that the server told.
+    failed_ms: float | None = None
+    code: int | None = None
 
     def sent_at(self, place_ms: float) -> float:
         """When the audio at this place was sent."""
@@ -151,6 +154,17 @@ def slope(points: Sequence[tuple[float, float]]) -> float:
     spread = x - x.mean()
     scale = float((spread**2).sum())
     return float((spread * (y - y.mean())).sum() / scale) if scale else 0.0
+
+
+def slope_and_error(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The least-squares slope and its standard error, as if the points did not hang together; 0, 0 for too few."""
+    if len(points) < 3:
+        return 0.0, 0.0
+    x, y = np.asarray(points, dtype=float).T
+    spread, found = x - x.mean(), slope(points)
+    rest = y - y.mean() - found * spread
+    scale = float((spread**2).sum())
+    return found, float(np.sqrt((rest**2).sum() / (len(points) - 2) / scale)) if scale else 0.0
 
 
 def quantile_of_buckets(buckets: Sequence[tuple[float, float]], part: float) -> float | None:

@@ -78,6 +78,7 @@ async def _all(load: Load) -> list[Record]:
 async def _one(load: Load, talk: Talk, wait_s: float) -> Record:
     record = Record(talk.phrases, CHUNK_MS)
     await asyncio.sleep(wait_s)
+    asked_s = time.monotonic()
 
     def listen(received: client.Received) -> None:
         fields = received.fields
@@ -91,6 +92,8 @@ async def _one(load: Load, talk: Talk, wait_s: float) -> Record:
         record.end_ms = (time.monotonic() - session.terminate_s) * 1000
     except StackError as error:
         record.error = str(error)
+        record.failed_ms = (time.monotonic() - asked_s) * 1000
+        record.code = error.code if isinstance(error, client.ServerError) else None
     return record
 
 

@@ -90,6 +90,10 @@ class Usage:
         self._pids = pids
         self._started_s, self._before = time.monotonic(), self._seconds()
 
+    def seconds(self) -> dict[str, float]:
+        """Service -> processor seconds so far, to the clock tick."""
+        return {name: seconds - self._before[name] for name, seconds in self._seconds().items()}
+
     def cores(self) -> dict[str, float]:
         """Service -> mean cores so far; `others`: all else that ran on this machine."""
         passed_s = time.monotonic() - self._started_s

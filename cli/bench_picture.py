@@ -143,6 +143,21 @@ def counts(found: Mapping[str, int], title: str, path: Path, what: str = "sessio
     _save(figure, path)
 
 
+def memory(readings: Mapping[str, Sequence[tuple[float, float]]], title: str, path: Path) -> None:
+    """Memory of each process (KiB) over sessions that have ended, each from its own first reading on."""
+    figure, (axis,) = _figure(1, title)
+    for name, found in readings.items():
+        if found:
+            mib = [kib / 1024 for _, kib in found]
+            label = f"{name}, {mib[0]:.0f} MiB at first"
+            axis.plot([at for at, _ in found], [value - mib[0] for value in mib], label=label)
+    axis.set(xlabel="sessions ended", ylabel="MiB more than at first")
+    axis.grid(alpha=0.3)
+    if any(readings.values()):
+        axis.legend(fontsize=8)
+    _save(figure, path)
+
+
 def accuracy(clips: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
     """Error rates of each recording, streamed beside whole; the language is told where there are several."""
     figure, (axis,) = _figure(1, title)

@@ -14,6 +14,8 @@ from typing import Any
 from cli.bench_model import Costs
 
 Results = Mapping[str, Mapping[str, Any]]
+#: Of a core, what is planned with: the rest is for bursts, the machine's own work and a node that is lost.
+PLANNED = 0.7
 NODES = (1, 2, 4, 8, 16)
 MASTERS = (3, 6)
 _HEAD = """
@@ -44,6 +46,17 @@ def section(results: Results, planned: float) -> list[str]:
     if bus is not None and "costs" in bus["kinds"].get("cluster", {}):
         parts += ["\n", *_clusters(bus["kinds"]["cluster"], per_node, planned)]
     return parts
+
+
+def full(results: Results, planned: float) -> int | None:
+    """Sessions at which one Redis takes its whole core; None where nothing says so."""
+    nodes = results.get("nodes")
+    if nodes is None:
+        return None
+    return (
+        _redis(nodes, results.get("bus"))[0].most(per_core(Costs(**nodes["model"]["ingress"]), planned))
+        or None
+    )
 
 
 def per_core(ingress: Costs, planned: float) -> int:
@@ -111,12 +124,15 @@ def _growth(ingress: Costs, redis: Costs, per_node: int, whence: str, planned: f
         said = "" if cores <= planned else " (above plan)" if cores <= 1 else " (**full**)"
         ours = ingress.cores(count, sessions)
         rows.append((f"{count}", f"{sessions:,}", f"{ours:.1f}", f"{cores:.2f}{said}"))
-    full, plan = redis.most(per_node), redis.most(per_node, planned)
+    told = table(("Ingress nodes", "Sessions", "Ingress, cores", "One Redis, cores"), rows)
+    filled, plan = redis.most(per_node), redis.most(per_node, planned)
+    if not filled:
+        return [*told, "\nWhere Redis is full does not follow from these figures.\n"]
     said = (
-        f"\nComputed, Redis by {whence}: sessions grow in a line with nodes until **one Redis is full at {full:,} "
-        f"sessions** ({_whole(full / per_node)} nodes); planned with {planned:.0%} of its core, {plan:,}.\n"
+        f"\nComputed, Redis by {whence}: sessions grow in a line with nodes until **one Redis is full at {filled:,} "
+        f"sessions** ({_whole(filled / per_node)} nodes); planned with {planned:.0%} of its core, {plan:,}.\n"
     )
-    return [*table(("Ingress nodes", "Sessions", "Ingress, cores", "One Redis, cores"), rows), said]
+    return [*told, said]
 
 
 def _clusters(found: Mapping[str, Any], per_node: int, planned: float) -> list[str]:

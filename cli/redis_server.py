@@ -142,6 +142,18 @@ class EmbeddedRedis:
         with redis.Redis.from_url(self.url) as client:
             return sum(1 for _ in client.scan_iter(match=pattern, count=1000))
 
+    def stream_length(self, pattern: str) -> int:
+        """Entries of all streams whose names fit the pattern of SCAN."""
+        with redis.Redis.from_url(self.url) as client:
+            found = client.scan_iter(match=pattern, count=1000)
+            return sum(client.xlen(key) for key in found if client.type(key) == b"stream")
+
+    def endless_keys(self) -> list[str]:
+        """Keys without an expiry."""
+        with redis.Redis.from_url(self.url) as client:
+            found = client.scan_iter(count=1000)
+            return sorted(key.decode(errors="replace") for key in found if client.ttl(key) == -1)
+
     def processor_s(self) -> float:
         """Processor time that it has taken so far, as it counts it itself."""
         with redis.Redis.from_url(self.url) as client:

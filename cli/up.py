@@ -51,7 +51,7 @@ class Stack:
 
     `port` 0 takes any free one; `env` are variables for the services on top of ours; each pool has so many `workers`.
     Raises StackFailed, redis_server.RedisServerError, or SettingsError when entered. Fetch the weights before
-    (`fetch_weights`).
+    (`fetch_weights`). Of several ingress `nodes` the first has the `port`, and the others any free one.
     """
 
     def __init__(  # noqa: PLR0913 each is a choice of whoever runs a stack
@@ -66,6 +66,7 @@ class Stack:
         workers: int = 1,
         *,
         console: bool = False,
+        nodes: int = 1,
     ) -> None:
         self.host = host
         self.port = port
@@ -76,6 +77,9 @@ class Stack:
         self._env = _defaults(verbose, workers * len(self.pools)) | dict(env or {})
         self._workers = workers
         self._console = console
+        self._nodes = nodes
+        #: Of each ingress node, once started.
+        self.ports: list[int] = []
         #: Where browsers connect, once started with a console.
         self.console_url = ""
         self._verbose = verbose
@@ -89,9 +93,17 @@ class Stack:
     @property
     def url(self) -> str:
         """Where clients connect."""
+        return self._url(self.port)
+
+    @property
+    def urls(self) -> list[str]:
+        """The same of each ingress node."""
+        return [self._url(port) for port in self.ports]
+
+    def _url(self, port: int) -> str:
         name = "localhost" if self.host in (LOCAL_HOST, "0.0.0.0", "::") else self.host  # noqa: S104 a comparison
         scheme = "wss" if self._env.get("TLS_CERT_FILE", os.environ.get("TLS_CERT_FILE")) else "ws"
-        return f"{scheme}://{name}:{self.port}"
+        return f"{scheme}://{name}:{port}"
 
     @property
     def pids(self) -> dict[str, int]:
@@ -166,8 +178,11 @@ class Stack:
             for number in range(1, self._workers + 1):
                 name = f"{pool}-{number}" if self._workers > 1 else pool
                 self._spawn(name, what, ["worker", pool], {"REDIS_URL": redis_url})
-        where = {"HOST": self.host, "PORT": str(self.port), "REDIS_URL": redis_url}
-        self._spawn("ingress", self.url, ["ingress"], where)
+        self.ports = [self.port, *(free_port() for _ in range(1, self._nodes))]
+        for number, port in enumerate(self.ports, start=1):
+            name = f"ingress-{number}" if number > 1 else "ingress"
+            where = {"HOST": self.host, "PORT": str(port), "REDIS_URL": redis_url}
+            self._spawn(name, self._url(port), ["ingress"], where)
         if self._console:
             self._start_console(redis_url)
         self._wait(self._services, started_s)

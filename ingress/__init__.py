@@ -11,6 +11,7 @@ session       one client session, decided: messages, worker events and time in, 
 decoding      what the client encoded -> PCM                          (framing: packets out of slices)
 audio         client PCM at any rate -> 16 kHz, streamed
 webhook       posts what a session heard to where its client wants it, when it has ended
+admission     whether a pool has room for one more
 offers        offers sessions to their pools, as many in one round trip as wait
 license       what the licence's status allows, decided: who may begin, when the node must stop
 laps          what a session has used, told in cumulative records

@@ -6,6 +6,7 @@ the node before may not have heard.
 
 import logging
 import re
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from ingress.session import CloseWith, Effect, Reply, Session
 from wire.entries import SessionEvent
 from wire.errors import ClientError, EntryError, cannot_resume, internal_error
 from wire.moves import Log, Moves
+from wire.streams import EVENT_LOG_ENTRIES
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ class Arrivals:
         self._ttl_s = ttl_s
         self._make = make
         self._now = now
-        self._waiting: dict[str, list[SessionEvent]] = {}
+        self._waiting: dict[str, deque[SessionEvent]] = {}
 
     def hears(self, event: SessionEvent) -> bool:
         """Whether the event's session is on its way, and the event waits for it."""
@@ -66,7 +68,7 @@ class Arrivals:
         who, moves = await self._admit(wanted)
         if name in self._waiting:
             raise internal_error()
-        self._waiting[name] = []
+        self._waiting[name] = deque(maxlen=EVENT_LOG_ENTRIES)
         try:
             moved = await self._moves.move(name, moves, self._node, self._ttl_s)
             if moved is None:  # another node was faster

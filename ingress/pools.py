@@ -4,8 +4,12 @@
 Workers report every few seconds. A pool whose workers have just gone silent is still waited for: they may be restarted,
 and an offer waits for them (`ADMISSION_TIMEOUT_S`). While nobody has reported at all, nothing is known and nobody is
 refused: at the start of a stack ingress may be faster than the workers.
+
+Room is counted in slots: those that workers have, less all offers in Redis, taken or not. It is not known while a pool
+has fewer slots than it had a moment ago: a worker is being restarted, and is waited for.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,17 +29,42 @@ class Pools:
     _seen: dict[str, float] = field(default_factory=dict)
     _loads: Mapping[str, Mapping[str, WorkerLoad]] = field(default_factory=dict)
     _waiting: Mapping[str, int] = field(default_factory=dict)
-    _heard_at: float | None = None
+    _offered: Mapping[str, int] = field(default_factory=dict)
+    _most: dict[str, tuple[int, float]] = field(default_factory=dict)  # slots that a pool had, and when last
+    heard_at: float | None = None
 
     def heard(
         self,
         loads: Mapping[str, Mapping[str, WorkerLoad]],
         now: float,
         waiting: Mapping[str, int] | None = None,
+        offered: Mapping[str, int] | None = None,
     ) -> None:
-        """Pool -> worker -> its load, and pool -> offers that wait for a worker, at `now`."""
-        self._loads, self._waiting, self._heard_at = loads, waiting or {}, now
+        """Pool -> worker -> its load, pool -> offers that wait for a worker, pool -> all offers, at `now`."""
+        self._loads, self._waiting, self._offered, self.heard_at = loads, waiting or {}, offered or {}, now
         self._seen.update((pool, now) for pool, workers in loads.items() if workers)
+        for pool in loads:
+            most, at = self._most.get(pool, (0, now))
+            if self.slots(pool) >= most or now - at > PATIENCE_S:
+                self._most[pool] = (self.slots(pool), now)
+
+    def age_s(self, now: float) -> float:
+        """How old the news are; infinite while there are none."""
+        return math.inf if self.heard_at is None else now - self.heard_at
+
+    def slots(self, pool: str) -> int:
+        """Of all its workers."""
+        return sum(load.slots for load in self._loads.get(pool, {}).values())
+
+    def room(self, pool: str) -> int | None:
+        """Sessions that its workers can take on besides those offered when it was heard of; below 0: some wait.
+
+        None: that is not known, because nobody has reported, or because some worker has just gone.
+        """
+        slots = self.slots(pool)
+        if not slots or slots < self._most[pool][0]:
+            return None
+        return sum(load.most for load in self._loads[pool].values()) - self._offered.get(pool, 0)
 
     def served(self, now: float) -> tuple[str, ...]:
         """Pools that somebody serves, or did a moment ago."""
@@ -55,12 +84,12 @@ class Pools:
         """What `/v1/models` tells: every pool that there can be, and the model of who names none (`default`); None
         before anything was heard. `age_s`: how old the news are.
         """
-        if self._heard_at is None:
+        if self.heard_at is None:
             return None
         served = self.served(now)
         return {
             "default_speech_model": default,
-            "age_s": round(now - self._heard_at, 1),
+            "age_s": round(self.age_s(now), 1),
             "pools": [self._pool(pool, pool in served) for pool in POOLS],
         }
 

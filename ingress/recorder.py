@@ -12,11 +12,10 @@ import secrets
 from collections.abc import Callable, Sequence
 
 from ingress.consent import Policy, Record
-from ingress.session import Append, Effect
-from ingress.tape import items
+from ingress.session import Effect
+from ingress.tape import developed
 from wire import metrics
 from wire.archive import Archive
-from wire.entries import AudioFrame
 from wire.errors import BusUnavailable
 from wire.recorded import Connection, SessionEnd, SessionFacts
 from wire.scribe import Scribe
@@ -35,7 +34,8 @@ class Recorder:
         self._policy = policy
         self._instance = instance
         self._writer = f"ingress {instance}"
-        self._scribe = Scribe(archive)
+        self._scribe = Scribe(archive, developed)
+        self._now_s, self._notes = self._scribe.now_s, self._scribe.notes
         #: What the offers of recorded sessions say.
         self.mark = archive.mark
 
@@ -71,30 +71,13 @@ class Recorder:
         self._scribe.close(session)
 
     def note(self, session: str, given: object, effects: Sequence[Effect]) -> None:
-        """An input of the session, and what followed (`ingress/tape.py`). Nothing for one that is not recorded."""
-        if not self._scribe.writes(session):
-            return
-        try:
-            if isinstance(given, bytes):
-                self._note_audio(session, effects)
-                return
-            for item in items(given, effects, self._scribe.now_s()):
-                self._scribe.keep(session, item)
-        except Exception:  # a bug here must not end the session
-            logger.exception("Not recorded")
-
-    def _note_audio(self, session: str, effects: Sequence[Effect]) -> None:
-        at_s = self._scribe.now_s()
-        for effect in effects:
-            if isinstance(effect, Append) and isinstance(effect.entry, AudioFrame):
-                self._scribe.keep_audio(session, at_s, effect.entry.position, effect.entry.pcm)
-            else:  # it was refused
-                for item in items(None, [effect], at_s):
-                    self._scribe.keep(session, item)
+        """An input of the session, and what followed. Nothing for one that is not recorded."""
+        if (notes := self._notes.get(session)) is not None:
+            notes.append((self._now_s(), given, effects))
 
     def connection(self, session: str, happened: str) -> None:
         """What became of the client's connection, as `wire.recorded.Connection` has it."""
-        self._scribe.keep(session, Connection(self._scribe.now_s(), happened))
+        self.note(session, Connection(self._now_s(), happened), ())
 
     def end(self, session: str, outcome: str, audio_ms: int) -> None:
         """The session is over."""

@@ -31,6 +31,7 @@ from functools import partial
 
 from ingress.access import Access
 from ingress.acting import Acting, Node
+from ingress.admission import Admission
 from ingress.connection import CLOSE_TIMEOUT_S, Connection
 from ingress.credentials import Grant
 from ingress.dues import Dues
@@ -51,7 +52,7 @@ from ingress.roll import Client, Roll
 from ingress.session import UNTAKEN, Session, State
 from ingress.settings import IngressSettings
 from ingress.webhook import Webhooks
-from wire import metrics, strides
+from wire import heap, metrics, strides
 from wire.accounts import Accounts
 from wire.archive import Archive
 from wire.entries import Event, Offer, Saved, SessionEvent
@@ -170,6 +171,7 @@ class Ingress:
             self._recorder,
             self._webhooks,
         )
+        self._admission = Admission(self._pools, self._look_for_pools, settings.admission_queue, now)
         self._acting = Acting(node)
         self._moving = Moving(node, self._acting, self._moves, ttl_s, new_session)
         self._failed: LicenseError | None = None
@@ -194,6 +196,7 @@ class Ingress:
                     partial(self._pay_dues, drain),
                     self._watch,
                     self._watch_pools,
+                    heap.keep_trim,
                     partial(self._recorder.run, partial(self._reach.missed, "record")),
                 )
             ]
@@ -250,6 +253,8 @@ class Ingress:
             case Accept() as accepted:
                 params = accepted.params
                 refusal = self._dues.refusal(params.pool) or await self._unserved(params)
+                if refusal is None and await self._admission.is_full(params.pool):
+                    refusal = too_many_sessions()
                 if params.replay and not self._has_time_for_replays(params.pool):
                     refusal = refusal or too_many_sessions()
                 if refusal or self._draining:  # perhaps only since Redis was asked
@@ -265,7 +270,7 @@ class Ingress:
         known = self._pools.served(self._now())
         if params.pool in known:
             return None
-        await self._look_for_pools()
+        await self._admission.look_again()
         return self._pools.refusal(params.pool, params.speech_model, self._now())
 
     def _enrol(self, connection: Connection, accepted: Accept) -> Client:
@@ -293,14 +298,15 @@ class Ingress:
             | ({"key": client.grant.name} if client.grant.name else {}),
         )
         try:
-            self._acting.apply(client, client.session.start)
-            if (refusal := await self._places.take(client)) is not None:
-                self._acting.refuse(client, refusal)
-            else:
-                await self._record(client)
-                await self._make_offer(client)
-                if self._roll.replays and not client.session.params.replay:
-                    await self._look_for_pools()  # one of them may have to make room at once
+            with self._admission.offering(client.offer.pool):
+                self._acting.apply(client, client.session.start)
+                if (refusal := await self._places.take(client)) is not None:
+                    self._acting.refuse(client, refusal)
+                else:
+                    await self._record(client)
+                    await self._make_offer(client)
+                    if self._roll.replays and not client.session.params.replay:
+                        await self._look_for_pools()  # one of them may have to make room at once
         except BaseException:
             self._acting.end(client)
             raise
@@ -509,7 +515,7 @@ class Ingress:
 
     async def _watch_pools(self) -> None:
         while True:
-            await self._look_for_pools()
+            await self._admission.look_again(0)
             await asyncio.sleep(POOLS_S)
 
     async def _look_for_pools(self) -> None:
@@ -518,10 +524,11 @@ class Ingress:
             await self._moves.beat(self.settings.instance, self.settings.redis_patience_s + ALIVE_S)
             loads = {pool: await self._bus.loads(pool) for pool in POOLS}
             waiting = {pool: await self._bus.waiting(pool) for pool in POOLS}
+            offered = {pool: await self._bus.offered(pool) for pool in POOLS}
         except BusUnavailable as error:
             self._reach.missed("loads", error)
         else:
-            self._pools.heard(loads, self._now(), waiting)
+            self._pools.heard(loads, self._now(), waiting, offered)
             self._give_way()
 
     def _has_time_for_replays(self, pool: str) -> bool:

@@ -80,10 +80,17 @@ class IngressSettings(ArchiveSettings):
         le=1000,
         description="Audio of all sessions is appended to Redis at most this often, in ms; longer costs less.",
     )
+    admission_queue: int = Field(
+        0,
+        ge=0,
+        description="Sessions that may wait for a slot of a pool whose slots are all taken; more are refused with 3009 "
+        "at once.",
+    )
     admission_timeout_s: float = Field(
         5.0,
         gt=0,
-        description="A session that no worker takes within this time is refused with 3009, in seconds.",
+        description="A session that no worker takes within this time is refused with 3009, in seconds: one that "
+        "queues, or comes while a worker is restarted.",
     )
     termination_timeout_s: float = Field(
         10.0,

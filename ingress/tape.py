@@ -4,15 +4,36 @@ The client's secrets are left out: parameters that concern ingress alone are in 
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from ingress import session
 from ingress.session import Append, CloseWith, Effect, Reply
 from wire.entries import AudioFrame, Control, SessionEvent
-from wire.recorded import Audio, Connection, Dropped, Item, Ordered, Said, Told
+from wire.recorded import Audio, Connection, Dropped, Item, Ordered, Said, Sound, Told, sounds
 
 _RESUMED = '"type":"Resumed"}'
 _TOKEN = "resume_token"  # noqa: S105 its name in Begin
+
+
+#: When something happened to a session, what it was, and what followed. Of its connection: what it comes to.
+Note = tuple[float, object, Sequence[Effect]]
+
+
+def developed(notes: Iterable[Note]) -> list[Item | Sound]:
+    """A stretch of one session, as it is recorded. Frames that follow one another become one `Sound`, before what
+    stands between them: whoever reads goes by the times.
+    """
+    times_s, frames, others = list[float](), list[AudioFrame](), list[Item]()
+    for at_s, given, effects in notes:
+        # Nearly all notes are of a message of audio that became one frame: for those next to nothing is called.
+        if given.__class__ is bytes and effects and not effects[1:]:
+            [effect] = effects
+            if effect.__class__ is Append and effect.entry.__class__ is AudioFrame:
+                times_s.append(at_s)
+                frames.append(effect.entry)
+                continue
+        others += items(given, effects, at_s)
+    return [*sounds(times_s, frames), *others]
 
 
 def items(given: object, effects: Iterable[Effect], at_s: float) -> list[Item]:
@@ -22,6 +43,8 @@ def items(given: object, effects: Iterable[Effect], at_s: float) -> list[Item]:
     What a client that is back is told again has been recorded when it was first told. Of a text message, the audio that
     it pushed out of decoder and resampler comes first: it lies before the place that the order is for.
     """
+    if isinstance(given, Connection):
+        return [given]
     performed = list(effects)
     if performed and isinstance(performed[0], Reply) and performed[0].text.endswith(_RESUMED):
         return [Connection(at_s, "resumed")]

@@ -60,6 +60,7 @@ PURE = {
     "workers/memory.py",
     "workers/onnx_format.py",
     "workers/ort_format.py",
+    "workers/overload.py",
     "workers/profanity.py",
     "workers/recognizer.py",
     "workers/seat.py",
@@ -149,6 +150,7 @@ DOORS = {
         "ingress/front.py",
         "cli/bench_bare.py",
         "cli/bench_churn.py",
+        "cli/bench_soak_crowd.py",
         "cli/client.py",
         "cli/replay_play.py",
         "console/live.py",
@@ -219,6 +221,10 @@ WHOLE = (
 SLEEPERS = ("tests/conftest.py", "tests/fakes.py", "tests/conformance/")
 #: Names that say nothing.
 EMPTY_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc", "data", "info"}
+
+#: The page of all limits, and what is looked for on it.
+BOUNDS = (ROOT / "docs/bounds.md").read_text()
+QUEUES = re.compile(r"(^|\.)(deque|Queue|LifoQueue|PriorityQueue|SimpleQueue)(\[.*\])?$")
 
 SOURCES = {
     path.relative_to(ROOT).as_posix(): ast.parse(path.read_text())
@@ -379,6 +385,61 @@ def test_tasks_live_in_groups(path: str):
         if name in ("create_task", "ensure_future"):
             grouped = receiver.split(".")[-1].strip("_") in ("tasks", "group") and name == "create_task"
             assert grouped, f"{path}:{line} calls {call}; make tasks of a TaskGroup called `tasks` or `group`"
+
+
+def boundless(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """(line, name) of each queue without a limit of its own; name: the variable or attribute that holds it."""
+    holders = [node for node in ast.walk(tree) if isinstance(node, (ast.Assign, ast.AnnAssign))]
+    held = {
+        id(inner): ast.unparse(node.targets[0] if isinstance(node, ast.Assign) else node.target).split(".")[
+            -1
+        ]
+        for node in holders
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        made = isinstance(node, ast.Call) and QUEUES.search(ast.unparse(node.func))
+        if made and isinstance(node, ast.Call):
+            limited = len(node.args) > (1 if "deque" in ast.unparse(node.func) else 0)
+            if not limited and not {word.arg for word in node.keywords} & {"maxlen", "maxsize"}:
+                yield node.lineno, held.get(id(node), "?")
+        elif (
+            isinstance(node, ast.keyword)
+            and node.arg == "default_factory"
+            and QUEUES.search(ast.unparse(node.value))
+        ):
+            yield node.value.lineno, held.get(id(node), "?")
+
+
+def test_queues_without_a_limit_are_found():
+    found = boundless(
+        ast.parse(
+            "self._a: deque[int] = deque()\nb = asyncio.Queue()\nc = deque(maxlen=4)\nd = deque([1], 4)\n"
+            "e: deque[int] = field(default_factory=deque)\nf = deque[int]()\nreturn_(queue.Queue())\n"
+            "g = asyncio.Queue(9)\nh = asyncio.LifoQueue(maxsize=9)\n"
+            "i = field(default_factory=lambda: deque(maxlen=2))\n"
+        )
+    )
+    assert sorted(found) == [(1, "_a"), (2, "b"), (5, "e"), (6, "f"), (7, "?")]
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if not path.startswith("cli/")])
+def test_what_has_no_limit_of_its_own_is_bounded_otherwise_and_says_by_what(path: str):
+    rows = [line for line in BOUNDS.splitlines() if f"`{path}`" in line]
+    for line, name in boundless(SOURCES[path]):
+        assert any(f"`{name}`" in row for row in rows), (
+            f"{path}:{line}: give {name} a limit, or a line in docs/bounds.md"
+        )
+
+
+def test_each_test_of_a_bound_exists():
+    named = re.findall(r"`(tests/[^`]+)::(\w+)`", BOUNDS)
+    assert len(named) > 40
+    assert [
+        f"{path}::{name}" for path, name in named if f"def {name}(" not in (ROOT / path).read_text()
+    ] == []
+    sources = {path for path in re.findall(r"`(\w+/[\w/]+\.\w+)`", BOUNDS) if not path.startswith("tests/")}
+    assert [path for path in sorted(sources) if not (ROOT / path).exists()] == []
 
 
 @pytest.mark.parametrize("path", [path for path in TESTS if not path.startswith(SLEEPERS)])

@@ -2,8 +2,8 @@
 
 Who calls what:
 
-    ingress   begin -> append* -> finish;  tidy, forget_told every few seconds
-    worker    append*, for sessions whose offer says that they are recorded
+    ingress   begin -> write* (finish);  tidy, forget_told every few seconds
+    worker    write*, for sessions whose offer says that they are recorded
     replay    listing, load, put, erase;  follow for sessions that run
 
 Like those of `wire/accounts.py`, the methods use the connections of a `Bus`, raise BusUnavailable and retry nothing.
@@ -52,6 +52,9 @@ _INDEX_TTL_S = MAX_KEEP_S + 24 * 3600
 TOLD_AGE_S = 60.0
 #: Most batches in one read.
 _PAGE = 64
+
+#: Keys of a recording's log and facts.
+Place = tuple[bytes, bytes]
 
 _ENTRY = b"e"
 _LUA = Path(__file__).with_name("recordings.lua").read_text()
@@ -122,10 +125,33 @@ class Archive:
 
     async def append(self, batches: Sequence[tuple[str, bytes]]) -> list[Written]:
         """Sealed batches of any number of recordings, as (session, batch), in one round trip."""
-        return await self._run("append", batches)
+        return await self.write([(self.place(session), batch, False) for session, batch in batches])
 
     async def finish(self, session: str, end: SessionEnd) -> None:
-        await self._run("end", [(session, self.box(session).seal(pack_end(end)))])
+        await self.write([(self.place(session), self.sealed_end(session, end), True)])
+
+    def sealed_end(self, session: str, end: SessionEnd) -> bytes:
+        """For `write`."""
+        return self.box(session).seal(pack_end(end))
+
+    def place(self, session: str) -> Place:
+        """Where it is written to, for `write`: whoever writes often asks once."""
+        return self._keys.recording_log(session), self._keys.recording_facts(session)
+
+    async def write(self, parts: Sequence[tuple[Place, bytes, bool]]) -> list[Written]:
+        """Sealed parts of any number of recordings, as (place, part, is it the end?), in one round trip."""
+        # One call for all; in a cluster one for each recording, since a script may touch one slot only.
+        calls: dict[Place | None, list[int]] = {}
+        for number, (place, _, _) in enumerate(parts):
+            calls.setdefault(place if self._bus.is_cluster else None, []).append(number)
+        called = [[parts[number] for number in numbers] for numbers in calls.values()]
+        answers = await self._bus.run_script([_call(own) for own in called], _LUA)
+        found = {
+            number: Written(result)
+            for numbers, results in zip(calls.values(), answers, strict=True)
+            for number, result in zip(numbers, results, strict=True)
+        }
+        return [found[number] for number in range(len(parts))]
 
     async def put(self, recording: Recording, keep_s: float, most_bytes: int) -> None:
         """A whole recording, as it was exported. Raises StackError if there is one of this id, or it is too large."""
@@ -143,15 +169,6 @@ class Archive:
                 )
         if recording.end is not None:
             await self.finish(session, recording.end)
-
-    async def _run(self, op: str, values: Sequence[tuple[str, bytes]]) -> list[Written]:
-        if not values:
-            return []
-        calls = [
-            ((self._keys.recording_log(session), self._keys.recording_facts(session)), (op, value))
-            for session, value in values
-        ]
-        return [Written(result) for result in await self._bus.run_script(calls, _LUA)]
 
     # -------------------------------------------------------------------------------------------------------- reading
 
@@ -313,6 +330,13 @@ class Archive:
                 except (EntryError, KeyError):
                     continue  # of another version
             await pause()
+
+
+def _call(parts: Sequence[tuple[Place, bytes, bool]]) -> tuple[list[bytes], list[Any]]:
+    """Keys and arguments of the script."""
+    keys = [key for place, _, _ in parts for key in place]
+    kinds = "".join(["e" if is_end else "b" for _, _, is_end in parts])
+    return keys, [kinds, *[part for _, part, _ in parts]]
 
 
 def _sort(packed: bytes | None, box: Box, batches: list[Batch], failures: list[EntryError]) -> None:

@@ -308,7 +308,7 @@ class WorkerLoad:
     """What a worker tells admission and operators every few seconds; `deadline_s` is Unix time.
 
     `licence` is the model's, as its authors call it, "" where it is not known; `languages` are the codes of those that
-    it writes, empty where it does not tell.
+    it writes, empty where it does not tell. `held`: sessions in its slots, -1 where it does not tell.
     """
 
     slots: int
@@ -318,6 +318,16 @@ class WorkerLoad:
     model: str
     licence: str = ""
     languages: tuple[str, ...] = ()
+    held: int = -1
+
+    @property
+    def most(self) -> int:
+        """Sessions that it can have: with `free` 0 it takes nothing new for now, whatever its slots."""
+        return self.held if self.free <= 0 <= self.held else self.slots
+
+
+#: What loads of earlier releases do not tell, from the sixth field on.
+_UNTOLD: tuple[Any, ...] = ("", [], -1)
 
 
 def pack_load(load: WorkerLoad) -> bytes:
@@ -331,21 +341,21 @@ def pack_load(load: WorkerLoad) -> bytes:
         load.model[:MAX_TITLE],
         load.licence[:MAX_TITLE],
         [code for code in load.languages[:MAX_LANGUAGES] if len(code) <= MAX_CODE],
+        load.held,
     )
 
 
 def unpack_load(data: bytes) -> WorkerLoad:
-    """Raises EntryError. Workers of the release before tell neither licence nor languages; later ones may tell more."""
+    """Raises EntryError. Workers of earlier releases tell less, those of later ones may tell more."""
     told = _unpack(data, Kind.LOAD)[1]
-    told = [*told, "", []] if len(told) == 5 else told[:7]
-    fields = _checked(told, int, int, int, int, str, str, list)
-    *counts, model, licence, codes = fields
+    told = [*told[:8], *_UNTOLD[len(told) - 5 :]] if len(told) >= 5 else told
+    *counts, model, licence, codes, held = _checked(told, int, int, int, int, str, str, list, int)
     if max(len(model), len(licence)) > MAX_TITLE or len(codes) > MAX_LANGUAGES:
         _refuse("a load with a very long name, or with very many languages")
     if not all(isinstance(code, str) and len(code) <= MAX_CODE for code in codes):
         _refuse("a load whose languages are not codes")
     slots, free, backlog_ms, deadline_s = counts
-    return WorkerLoad(slots, free, backlog_ms, deadline_s, model, licence, tuple(codes))
+    return WorkerLoad(slots, free, backlog_ms, deadline_s, model, licence, tuple(codes), held)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

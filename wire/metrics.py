@@ -99,6 +99,9 @@ TASKS = _gauge("tasks", "Tasks of the event loop: some for the node, one for eac
 OFFERS_WAITING = _gauge("offers_waiting", "Sessions that wait for a worker of the pool.", "pool")
 SLOTS = _gauge("slots", "Sessions this worker can hold.", "pool")
 SLOTS_USED = _gauge("slots_used", "Sessions this worker holds now.", "pool")
+OVERLOADED = _gauge(
+    "overloaded", "1 while this worker has too much to do and takes no new sessions (OVERLOAD_S).", "pool"
+)
 STEP_SECONDS = _histogram(
     "step_seconds", "Time of one step of the model, by number of active slots.", _COMPUTE_S, "occupancy"
 )

@@ -11,12 +11,14 @@ A batch is packed as `[FORMAT, writer, number, [[kind, ...], ...]]`. Later forma
 fields at the end of a kind: a reader passes over what it does not know. Any other change is a new FORMAT.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
+from itertools import accumulate, groupby
+from operator import attrgetter
 from typing import Any, TypeVar, get_type_hints
 
-from wire.entries import pack_value, unpack_value
+from wire.entries import AudioFrame, pack_value, unpack_value
 from wire.errors import EntryError
 
 FORMAT = 1
@@ -223,25 +225,32 @@ _NUMBERS = {kind: number for number, kind in KINDS.items()}
 _SOUND = 12
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Sound:
-    """Frames that follow one another, gathered by a writer: a node has many of them, and little time for each."""
+    """Frames that follow one another: a node has many of them, and little time for each. `size` in bytes."""
 
     position: int
-    end: int
-    times_s: list[float] = field(default_factory=list)
-    pieces: list[bytes] = field(default_factory=list)
-    size: int = 0
+    times_s: Sequence[float]
+    pieces: Sequence[bytes]
+    size: int
 
-    def add(self, at_s: float, position: int, pcm: bytes) -> bool:
-        """Whether the frame follows, and there is room."""
-        if position != self.end or self.size >= BATCH_BYTES // 2:
-            return False
-        self.times_s.append(at_s)
-        self.pieces.append(pcm)
-        self.end = position + len(pcm) // 2
-        self.size += len(pcm)
-        return True
+
+def sounds(times_s: Sequence[float], frames: Sequence[AudioFrame]) -> list[Sound]:
+    """Frames in their order, and when each came, as few sounds of about half of BATCH_BYTES at most."""
+    pieces = [frame.pcm for frame in frames]
+    reached = list(accumulate(map(len, pieces), initial=0))
+    # Where the sound would begin if all were one: the same for frames that follow one another.
+    places = [
+        (frame.position - before // 2, before // (BATCH_BYTES // 2))
+        for frame, before in zip(frames, reached, strict=False)
+    ]
+    found, first = list[Sound](), 0
+    for _, same in groupby(places):
+        last = first + len(list(same))
+        size = reached[last] - reached[first]
+        found.append(Sound(frames[first].position, times_s[first:last], pieces[first:last], size))
+        first = last
+    return found
 
 
 @dataclass(frozen=True)
@@ -290,8 +299,7 @@ class Batch:
 def pack_item(item: Item | Sound) -> list[Any]:
     """For `pack_batch`."""
     if isinstance(item, Sound):
-        sizes = [len(piece) for piece in item.pieces]
-        return [_SOUND, item.position, item.times_s, sizes, b"".join(item.pieces)]
+        return [_SOUND, item.position, item.times_s, list(map(len, item.pieces)), b"".join(item.pieces)]
     return [_NUMBERS[type(item)], *_values(item)]
 
 
@@ -399,8 +407,14 @@ def _opened(data: bytes, *types: type) -> list[Any]:
 T = TypeVar("T")
 
 
-def _values(value: Any) -> list[Any]:
-    return [getattr(value, one.name) for one in fields(value)]
+def _values(value: Any) -> tuple[Any, ...]:
+    return _fields_of(type(value))(value)  # type: ignore[arg-type]  # a class is hashable
+
+
+@cache
+def _fields_of(kind: type) -> Callable[[Any], tuple[Any, ...]]:
+    """Reads all fields of a kind at once; each has several."""
+    return attrgetter(*(one.name for one in fields(kind)))
 
 
 def _made(kind: type[T], values: list[Any]) -> T:

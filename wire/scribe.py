@@ -1,6 +1,10 @@
-"""Writes recordings beside what it must not disturb: items are kept as they come, packed, sealed and written later.
+"""Writes recordings beside what it must not disturb: notes are taken as things happen, and made into items later.
 
     open -> keep* -> close, for each session that is recorded;  run for the process's life, flush once after it
+
+Taking a note is an append to a list, for `notes` of `writes(session)`. About once a second the notes of a session are
+*developed* into items, packed and sealed, a few sessions at a time, so that nobody waits long for it; and what several
+sessions have to write goes to Redis in one command, since a command costs more than what it carries.
 
 What Redis is slow to take waits, bounded, and is dropped beyond that, which the recording tells. A recording that was
 erased, or has reached its limit, is not written any more.
@@ -10,153 +14,197 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from wire import metrics
-from wire.archive import Archive, Written
+from wire.archive import Archive, Place, Written
 from wire.errors import BusUnavailable
-from wire.recorded import FRAME_BYTES, Item, Missed, SessionEnd, Sound, pack_batch, portions, weight
+from wire.recorded import Item, Missed, SessionEnd, Sound, pack_batch, portions
 from wire.sealing import Box
 
 logger = logging.getLogger(__name__)
 
-#: How often items are written, in seconds: a round trip for each session is most of what recording costs.
+#: How often a session's notes are packed and written, in seconds.
 FLUSH_S = 1.0
+#: Sessions that are packed at once.
+GROUP = 16
 #: Most that waits to be written, of all sessions of a process, and that is written in one round trip, in bytes.
 MAX_WAITING_BYTES, SLICE_BYTES = 32 * 2**20, 2**20
+
+#: Makes items of what the process has noted of one session, in order.
+Develop = Callable[[Sequence[Any]], list[Item | Sound]]
 
 
 @dataclass(eq=False)
 class _Reel:
     """What one writer adds to one recording. `number` is that of its next batch.
 
-    `full`: nothing more fits in; `gone`: there is no recording any more; `closed`: nothing more comes.
+    `gone`: there is no recording any more; `closed`: nothing more comes.
     """
 
     session: str
     writer: str
+    place: Place
     box: Box
-    items: list[Item | Sound] = field(default_factory=list)
-    sound: Sound | None = None  # the last of the items, if it is one
+    notes: list[Any] = field(default_factory=list)
     number: int = 0
     missed: int = 0
-    full: bool = False
     gone: bool = False
     closed: bool = False
     end: SessionEnd | None = None
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A sealed batch, or the end, on its way."""
+
+    reel: _Reel
+    sealed: bytes
+    is_end: bool = False
+
+
 class Scribe:
-    """See the module. `now_s`: Unix time."""
+    """See the module. Without `develop` notes are items. `now_s`: Unix time."""
 
     def __init__(
         self,
         archive: Archive,
+        develop: Develop = list,
         now_s: Callable[[], float] = time.time,
         most_bytes: int = MAX_WAITING_BYTES,
     ) -> None:
         self.now_s = now_s
+        #: Where notes of a session are appended, in a hurry; sessions of which nothing is written are not there.
+        self.notes: dict[str, list[Any]] = {}
         self._archive = archive
+        self._develop = develop
         self._most_bytes = most_bytes
         self._reels: dict[str, _Reel] = {}
-        self._waiting: deque[tuple[_Reel, bytes]] = deque()
-        self._bytes = 0
+        self._waiting: deque[_Part] = deque()
+        self._bytes = 0  # of what waits
+        self._work = asyncio.Event()
 
     def open(self, session: str, writer: str) -> None:
-        """Keep what comes of this session; a writer's name is used once for a session."""
+        """Take notes of this session; a writer's name is used once for a session."""
         if (older := self._reels.get(session)) is not None:
             self._pack(older)
-        self._reels[session] = _Reel(session, writer, self._archive.box(session))
+        self._reels[session] = reel = _Reel(
+            session, writer, self._archive.place(session), self._archive.box(session)
+        )
+        self.notes[session] = reel.notes
 
     def writes(self, session: str) -> bool:
-        """Whether what is kept of this session has somewhere to go."""
-        reel = self._reels.get(session)
-        return reel is not None and not (reel.full or reel.gone or reel.closed)
+        """Whether what is noted of this session has somewhere to go."""
+        return session in self.notes
 
-    def keep(self, session: str, item: Item) -> None:
+    def keep(self, session: str, note: Any) -> None:
         """Costs next to nothing; for a session that is not recorded, nothing."""
-        if not self.writes(session):
-            return
-        reel, size = self._reels[session], weight(item)
-        if self._bytes + size > self._most_bytes:
-            reel.missed += 1
-            metrics.RECORDING_MISSED.inc()
-            return
-        self._bytes += size
-        reel.items.append(item)
-        reel.sound = None
-
-    def keep_audio(self, session: str, at_s: float, position: int, pcm: bytes) -> None:
-        """The same for a frame, cheaper: frames are most of what there is."""
-        reel = self._reels.get(session)
-        if reel is None or reel.full or reel.gone or reel.closed:
-            return
-        size = FRAME_BYTES + len(pcm)
-        if self._bytes + size > self._most_bytes:
-            reel.missed += 1
-            metrics.RECORDING_MISSED.inc()
-            return
-        self._bytes += size
-        if reel.sound is None or not reel.sound.add(at_s, position, pcm):
-            reel.sound = Sound(position, position)
-            reel.sound.add(at_s, position, pcm)
-            reel.items.append(reel.sound)
+        if (notes := self.notes.get(session)) is not None:
+            notes.append(note)
 
     def close(self, session: str, end: SessionEnd | None = None) -> None:
         """Nothing more comes of it from here; `end`: how the session ended, where that is ours to say."""
         if (reel := self._reels.get(session)) is not None and not reel.closed:
             reel.closed, reel.end = True, end
+            self.notes.pop(session, None)
+
+    # ---- writing
 
     async def run(self, missed: Callable[[BusUnavailable], None]) -> None:
         """Write for ever; `missed` is told of each failed try."""
-        while True:
-            await asyncio.sleep(FLUSH_S)
-            try:
-                await self.flush()
-            except BusUnavailable as error:
-                missed(error)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._packing())
+            tasks.create_task(self._writing(missed))
 
     async def flush(self) -> None:
-        """Write what is kept. Raises BusUnavailable, with what was not written still to do."""
-        closed = [(name, reel) for name, reel in self._reels.items() if reel.closed]
-        for reel in self._reels.values():
+        """Write everything. Raises BusUnavailable, with what was not written still to do."""
+        for reel in list(self._reels.values()):
             self._pack(reel)
-        while self._waiting:
-            await self._write_slice()
-        for name, reel in closed:
-            if reel.end is not None and not reel.gone:
-                await self._archive.finish(name, reel.end)
-            if self._reels.get(name) is reel:
-                del self._reels[name]
+        await self._write()
+
+    async def _packing(self) -> None:
+        """All in turn, whether or not Redis takes it: else notes would pile up."""
+        while True:
+            reels = list(self._reels.values())
+            groups = [reels[first : first + GROUP] for first in range(0, len(reels), GROUP)] or [[]]
+            for group in groups:
+                await asyncio.sleep(FLUSH_S / len(groups))
+                for reel in group:
+                    self._pack(reel)
+                if self._waiting:
+                    self._work.set()
+
+    async def _writing(self, missed: Callable[[BusUnavailable], None]) -> None:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            try:
+                await self._write()
+            except BusUnavailable as error:
+                missed(error)
+                await asyncio.sleep(FLUSH_S)
+                self._work.set()
 
     def _pack(self, reel: _Reel) -> None:
-        if reel.missed and self._bytes < self._most_bytes:
-            lost = Missed(self.now_s(), reel.missed, "Redis was too slow to take them")
-            reel.items.append(lost)
-            self._bytes += weight(lost)
-            reel.missed = 0
-        for portion in portions(reel.items):
-            packed = reel.box.seal(pack_batch(reel.writer, reel.number, portion))
+        for portion in portions(self._items(reel)):
+            if self._bytes >= self._most_bytes:
+                lost = sum(len(item.pieces) if isinstance(item, Sound) else 1 for item in portion)
+                reel.missed += lost
+                metrics.RECORDING_MISSED.inc(lost)
+                continue
+            self._send(_Part(reel, reel.box.seal(pack_batch(reel.writer, reel.number, portion))))
             reel.number += 1
-            self._waiting.append((reel, packed))
-            self._bytes += len(packed) - sum(map(weight, portion))
-        reel.items.clear()
-        reel.sound = None
+        if reel.closed and self._reels.get(reel.session) is reel:
+            del self._reels[reel.session]
+            if reel.end is not None and not reel.gone:
+                self._send(_Part(reel, self._archive.sealed_end(reel.session, reel.end), is_end=True))
 
-    async def _write_slice(self) -> None:
-        batch, size = list[tuple[_Reel, bytes]](), 0
-        for reel, packed in self._waiting:
-            if batch and size + len(packed) > SLICE_BYTES:
-                break
-            batch.append((reel, packed))
-            size += len(packed)
-        results = await self._archive.append([(reel.session, packed) for reel, packed in batch])
-        for (reel, packed), result in zip(batch, results, strict=True):
-            self._waiting.popleft()
-            self._bytes -= len(packed)
-            if result is Written.YES:
-                metrics.RECORDED_BYTES.inc(len(packed))
-            else:
-                reel.full, reel.gone = True, result is Written.GONE
-                logger.info("Not recorded any more: erased, or full", extra={"session": reel.session})
+    def _items(self, reel: _Reel) -> list[Item | Sound]:
+        notes = reel.notes.copy()
+        reel.notes.clear()  # it is this list that is appended to
+        try:
+            items = self._develop(notes) if notes else []
+        except Exception:  # noqa: BLE001 a bug must not end the session, nor its neighbours; the note is found and told
+            items = [item for note in notes for item in self._of_one(reel, note)]
+        if reel.missed and self._bytes < self._most_bytes:
+            items.append(Missed(self.now_s(), reel.missed, "Redis was too slow to take them"))
+            reel.missed = 0
+        return items
+
+    def _of_one(self, reel: _Reel, note: Any) -> list[Item | Sound]:
+        try:
+            return self._develop([note])
+        except Exception:
+            logger.exception("Not recorded", extra={"session": reel.session})
+            return []
+
+    def _send(self, part: _Part) -> None:
+        self._waiting.append(part)
+        self._bytes += len(part.sealed)
+
+    async def _write(self) -> None:
+        while self._waiting:
+            parts, size = list[_Part](), 0
+            for part in self._waiting:
+                if parts and size + len(part.sealed) > SLICE_BYTES:
+                    break
+                parts.append(part)
+                size += len(part.sealed)
+            results = await self._archive.write(
+                [(part.reel.place, part.sealed, part.is_end) for part in parts]
+            )
+            self._bytes -= size
+            for part, result in zip(parts, results, strict=True):
+                self._waiting.popleft()
+                if result is not Written.YES:
+                    size -= len(part.sealed)
+                    self._refused(part.reel, result)
+            metrics.RECORDED_BYTES.inc(size)
+
+    def _refused(self, reel: _Reel, result: Written) -> None:
+        reel.gone |= result is Written.GONE
+        if self.notes.get(reel.session) is reel.notes:
+            del self.notes[reel.session]
+            logger.info("Not recorded any more: erased, or full", extra={"session": reel.session})

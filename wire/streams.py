@@ -181,6 +181,11 @@ class Bus:
         await client.initialize()
         return await client.execute_command(*words, target_nodes=[client.get_node_from_key(key)])
 
+    @property
+    def is_cluster(self) -> bool:
+        """A script, or a command, may touch one slot only."""
+        return self._servers.is_cluster
+
     async def ping(self) -> None:
         """Raises BusUnavailable."""
         with _reaching_redis():
@@ -633,6 +638,11 @@ class Bus:
             if load.deadline_s >= now_s:
                 loads[worker.decode()] = load
         return loads
+
+    async def offered(self, pool: str) -> int:
+        """Sessions that workers of the pool hold, and those that wait for one."""
+        with _reaching_redis():
+            return int(await self._redis.xlen(self.keys.offers(pool)))
 
     async def waiting(self, pool: str) -> int:
         """Offers that no worker has taken yet: the autoscaling signal."""

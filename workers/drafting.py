@@ -24,14 +24,18 @@ from workers.biasing import AHEAD_MS, BACK_MS, LONGEST, Path, Terms, due, weighe
 from workers.models.decoder import Cache, Cross, EncoderDecoder, Heard, Hint, Opening
 from workers.words import repeats
 
+#: A row speaks for a language by itself if it gives it more than this.
+OWN_SHARE = 0.5
+
 
 @dataclass(frozen=True)
 class Task:
     """One row. `audio` [n] float32 at 16 kHz; `prefix`: tokens that stand; `draft`: a guess at what follows them;
     `cap`: the most tokens after the prefix (more in a language that takes more, fewer where the model has no room);
     `final`: its words will stand; `doubt`: where the model thinks with more than this probability that nobody speaks,
-    it is asked what it would believe without the text that came before; `terms`: what is preferred where the audio
-    supports it."""
+    it is asked what it would believe without the text that came before; `trust`: what its words must be believed with
+    when they are heard in the language that the audio alone speaks for, not in the one that was expected (0: they are
+    not heard so); `terms`: what is preferred where the audio supports it."""
 
     audio: Tensor
     prefix: Sequence[int] = ()
@@ -40,6 +44,7 @@ class Task:
     hint: Hint = field(default_factory=Hint)
     final: bool = False
     doubt: float = 1.0
+    trust: float = 0.0
     terms: Terms | None = None
 
 
@@ -57,6 +62,14 @@ class Transcript:
     opening: Opening
     looped: bool = False
     plain: NDArray[np.float32] | None = None
+
+    @property
+    def trust(self) -> float:
+        """How far the model believes the words, by the audio alone where there was doubt: the geometric mean of the
+        tokens' probabilities. 0 for no tokens.
+        """
+        chances = self.probabilities if self.plain is None else self.plain
+        return math.exp(float(np.log(np.maximum(chances, 1e-9)).mean())) if len(chances) else 0.0
 
 
 @dataclass(frozen=True)
@@ -150,37 +163,55 @@ def transcribe(
     with torch.inference_mode():
         heard = model.listen([task.audio for task in tasks], [task.final for task in tasks])
         told = _decode(model, tasks, heard, onward)
-        doubtful = [
-            at
+        doubted = [at for at, task in enumerate(tasks) if told[at].opening.silence > task.doubt]
+        own = {at: task for at in range(len(tasks)) if (task := _in_its_own(tasks[at], told[at])) is not None}
+        led = [at for at in sorted({*doubted, *own}) if tasks[at].hint.before]
+        plain = _again(model, {at: _plainly(tasks[at], told[at]) for at in led}, heard, onward)
+        others = _again(model, own, heard, onward)
+        return [
+            _decided(task, one, plain.get(at), others.get(at))
             for at, (task, one) in enumerate(zip(tasks, told, strict=True))
-            if task.hint.before and one.opening.silence > task.doubt
         ]
-        for at, plain in zip(
-            doubtful, _without_before(model, tasks, told, heard, doubtful, onward), strict=True
-        ):
-            told[at] = replace(told[at], plain=plain.probabilities)
+
+
+def _decided(task: Task, told: Transcript, plain: Transcript | None, own: Transcript | None) -> Transcript:
+    """What was told, or what was heard in the row's own language: whatever the audio alone makes likelier."""
+    if own is not None and own.trust >= max(task.trust, (plain or told).trust):
+        first = told.opening
+        return replace(own, opening=replace(own.opening, languages=first.languages, silence=first.silence))
+    if plain is None or told.opening.silence <= task.doubt:
         return told
+    return replace(told, plain=plain.probabilities)
 
 
-def _without_before(
-    model: EncoderDecoder,
-    tasks: Sequence[Task],
-    told: Sequence[Transcript],
-    heard: Heard,
-    rows: list[int],
-    onward: Tensor | None,
-) -> list[Transcript]:
-    """Transcripts of these rows by their audio alone."""
-    if not rows:
-        return []
-    hints = [replace(tasks[at].hint, before=(), ask=False, language=told[at].opening.language) for at in rows]
-    alone = [
-        replace(tasks[at], hint=hint, draft=told[at].tokens, terms=None)
-        for at, hint in zip(rows, hints, strict=True)
-    ]
-    chosen = torch.tensor(rows)
-    own = Heard(heard.states[chosen], heard.count[chosen], heard.spoken[chosen])
-    return _decode(model, alone, own, onward)
+def _plainly(task: Task, told: Transcript) -> Task:
+    """The same row, without all that could lead the model."""
+    hint = replace(task.hint, before=(), ask=False, language=told.opening.language)
+    return replace(task, hint=hint, draft=told.tokens, terms=None)
+
+
+def _in_its_own(task: Task, told: Transcript) -> Task | None:
+    """The same row in the language that it speaks for by itself, if it was told in another one.
+
+    Two words behind a turn in another language are taken for that language, and make little sense in it. Noise speaks
+    for no language more than for all others together.
+    """
+    own, share = next(iter(told.opening.languages.items()), (None, 0.0))
+    given = task.hint.language is not None or task.trust == 0
+    if given or not told.tokens or own == told.opening.language or share <= OWN_SHARE:
+        return None
+    return replace(task, hint=replace(task.hint, before=(), ask=False, language=own))
+
+
+def _again(
+    model: EncoderDecoder, tasks: Mapping[int, Task], heard: Heard, onward: Tensor | None
+) -> dict[int, Transcript]:
+    """Transcripts of these rows of what was heard, for other tasks."""
+    if not tasks:
+        return {}
+    rows = torch.tensor([*tasks])
+    own = Heard(heard.states[rows], heard.count[rows], heard.spoken[rows])
+    return dict(zip(tasks, _decode(model, [*tasks.values()], own, onward), strict=True))
 
 
 def _decode(

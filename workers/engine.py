@@ -11,6 +11,7 @@ when the recognizer itself fails, the worker gives every session back and stops,
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from wire import metrics
+from wire import heap, metrics
 from wire.archive import Archive
 from wire.entries import SAMPLE_RATE, AudioFrame, Control, Event, Lease, Order, Publication, WorkerLoad
 from wire.errors import INTERNAL_ERROR, BusUnavailable
@@ -28,6 +29,7 @@ from wire.service import session_id
 from wire.streams import Bus, Logged
 from workers.feeders import Feeders
 from workers.leftover import Leftover
+from workers.overload import Overload, behind_s
 from workers.pool import Pool
 from workers.recognizer import Hypothesis, Recognizer
 from workers.recorder import Recorder
@@ -46,6 +48,8 @@ LOOK_S = 0.2
 RETRY_S, LONGEST_RETRY_S = 0.2, 1.0
 #: Audio of more than so many seconds that comes after as long a silence of the log was held up on the way.
 HELD_UP_S = 1.0
+#: Least time between two load reports, in seconds: a crowd that comes at once is told of together.
+REPORT_GAP_S = 0.05
 #: Steps over which what a step takes is averaged.
 PACE_STEPS = 16
 
@@ -81,6 +85,8 @@ class Engine:
         self._hurried = False  # do not wait for the next period
         self._read_at_s = time.time()  # when the audio logs were last read
         self._step_s = 0.0  # what a step takes, on average of late
+        self._overload = Overload(settings.overload_s)
+        self._news = asyncio.Event()  # for admission: somebody has come or gone
         self._away = 0  # failed tries since Redis was there last
 
     async def run(self, drain: asyncio.Event, joined: Callable[[], None]) -> None:
@@ -97,6 +103,7 @@ class Engine:
                 tasks.create_task(self._stepping())
                 endless = [tasks.create_task(self._renewing()), tasks.create_task(self._reporting())]
                 endless.append(tasks.create_task(self._recorder.run(self._missed_recorder)))
+                endless.append(tasks.create_task(heap.keep_trim()))
                 await self._draining(drain)
                 for task in endless:  # they may sleep for long
                     task.cancel()
@@ -150,7 +157,7 @@ class Engine:
         return 2 * self._settings.report_s  # until they have told what room is left
 
     async def _taking(self, drain: asyncio.Event) -> None:
-        """Fill free slots, first with sessions whose worker is gone."""
+        """Fill free slots, first with sessions whose worker is gone; with nobody else while there is too much to do."""
         look_again = 0.0
         while not drain.is_set() and not self._stopping:
             if not self._slots.free:
@@ -161,6 +168,9 @@ class Engine:
                 if time.monotonic() >= look_again:
                     leases = await self._pool.take_over(self._slots.free)
                     look_again = time.monotonic() + LOOK_S
+                if not leases and self._overload.there:
+                    await asyncio.sleep(0.05)
+                    continue
                 # One at a time: offers that come together are shared among the pool's workers.
                 leases = leases or await self._pool.take(1, OFFER_BLOCK_MS)
             except BusUnavailable as error:
@@ -197,13 +207,17 @@ class Engine:
         self._slots.seat(lease.session, lease.generation, seat.origin_ms, options, again, strides)
         self._recorder.seated(seat)
         self._tell(seat, Event.TAKEN)
-        metrics.SLOTS_USED.labels(self._pool.name).set(len(self._seats))
+        self._count_seats()
         logger.info("Session taken", extra={"session": lease.session, "generation": lease.generation})
 
     def _unseat(self, session: str) -> None:
         if self._seats.pop(session, None) is not None:
             self._slots.unseat(session)
-            metrics.SLOTS_USED.labels(self._pool.name).set(len(self._seats))
+            self._count_seats()
+
+    def _count_seats(self) -> None:
+        metrics.SLOTS_USED.labels(self._pool.name).set(len(self._seats))
+        self._news.set()
 
     def _lost(self, leases: Iterable[Lease]) -> None:
         for lease in leases:
@@ -244,21 +258,26 @@ class Engine:
         metrics.SLOTS.labels(labels).set(self._recognizer.spec.slots)
         metrics.STATE_BYTES.set(self._recognizer.spec.state_bytes)
         while True:
+            self._news.clear()
             try:
                 await self._report()
                 metrics.OFFERS_WAITING.labels(labels).set(await self._bus.waiting(self._pool.name))
             except BusUnavailable as error:
                 self._redis_away("report", error)
-            await asyncio.sleep(self._settings.report_s)
+            await asyncio.sleep(REPORT_GAP_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.report_s):
+                    await self._news.wait()
 
     async def _report(self) -> None:
         backlog_ms = max((self._slots.backlog_ms(session) for session in self._seats), default=0)
         metrics.BACKLOG_SECONDS.set(backlog_ms / 1000)
         deadline_s = int(time.time() + 3 * self._settings.report_s) + 1
-        spec = self._recognizer.spec
-        told = (spec.model, spec.licence, spec.languages)
-        free = 0 if self._leaves else self._slots.free
-        load = WorkerLoad(spec.slots, free, backlog_ms, deadline_s, *told)
+        spec, held = self._recognizer.spec, len(self._seats)
+        told = (spec.model, spec.licence, spec.languages, held)
+        free = 0 if self._leaves or self._overload.there else self._slots.free
+        slots = held if self._leaves else spec.slots  # who leaves has none for others
+        load = WorkerLoad(slots, free, backlog_ms, deadline_s, *told)
         await self._bus.report(self._pool.name, self._pool.worker, load)
 
     # ----------------------------------------------------------------------------------------------------- the loop
@@ -284,6 +303,7 @@ class Engine:
                     self._leftover.took(begun, time.monotonic())
                 self._decide(plan, results)
             self._hurried |= self._slots.replaying and self._may_replay()
+            self._weigh(self._step_s if plan is not None else 0.0)
             await self._publish()
             if not self._hurried:
                 await asyncio.sleep(max(0.0, started + period_s - time.monotonic()))
@@ -446,6 +466,17 @@ class Engine:
         spec = self._recognizer.spec
         chunks = math.ceil(2 * self._step_s * spec.sample_rate / spec.chunk_samples)
         return min(max(1, chunks), spec.catch_up)
+
+    def _weigh(self, step_s: float) -> None:
+        """Is there too much to do?"""
+        backlogs_ms = [self._slots.backlog_ms(session) for session in self._seats]
+        behind = behind_s(step_s, backlogs_ms)
+        if not self._overload.heard(behind):
+            return
+        metrics.OVERLOADED.labels(self._pool.name).set(self._overload.there)
+        self._news.set()
+        what = "Too much to do: no new sessions" if self._overload.there else "New sessions are taken again"
+        logger.warning(what, extra={"behind_s": round(behind, 2), "sessions": len(self._seats)})
 
     def _observe(self, plan: Plan, seconds: float) -> None:
         self._step_s += (seconds - self._step_s) / PACE_STEPS

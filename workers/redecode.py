@@ -18,7 +18,6 @@ ruled by audio time: how fast audio arrives and how it is cut into chunks change
 suffices. When it does not, partials wait, and finals go first.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -52,6 +51,9 @@ from workers.words import (
 CHUNK_SAMPLES = 2 * HOP
 #: A second of audio in one step, when steps are long.
 CATCH_UP = 16
+
+#: A partial that has waited for so many steps goes before pauses.
+OVERDUE_STEPS = 16
 
 #: Of a slot whose session gave no key terms.
 NO_TERMS: tuple[tuple[str, ...], Terms | None] = (), None
@@ -92,7 +94,7 @@ class Rules:
 class _Due:
     slot: int
     rank: int  # 0 flush, 1 pause, 2 partial
-    waiting: int  # samples since it fell due, for fairness within a rank
+    waiting: int  # samples since it fell due; among those that fell due in one step the longest goes first
     end: int  # decode the window up to here
 
 
@@ -129,6 +131,8 @@ class Redecoder:
         # Where key terms are part of the context, a bonus on top makes them up.
         self._vocabulary = None if context else Vocabulary(pieces, Encoder(pieces).encode, model.end_token)
         self._terms = [NO_TERMS for _ in range(spec.slots)]  # as given, as compiled
+        self._steps = 0
+        self._due_since: dict[int, int] = {}  # slot -> the step in which what it waits for fell due
 
     @property
     def _windows(self) -> list[Window]:
@@ -158,6 +162,7 @@ class Redecoder:
     def _accept(self, batch: Batch) -> None:
         for slot in self._listener.accept(batch):
             self._terms[slot] = NO_TERMS
+            self._due_since.pop(slot, None)
         for slot, options in batch.options.items():
             if self._vocabulary and options.keyterms != self._terms[slot][0]:
                 self._terms[slot] = options.keyterms, self._vocabulary.compile(options.keyterms)
@@ -198,7 +203,11 @@ class Redecoder:
             item = fell_due.get(slot) if window.flush_ms == NO_FLUSH else None
             if item is not None or (item := self._due(slot, window)) is not None:
                 due.append(item)
-        due.sort(key=lambda item: (item.rank, -item.waiting))
+        slots = {item.slot for item in due}
+        self._due_since = {slot: step for slot, step in self._due_since.items() if slot in slots}
+        for item in due:
+            self._due_since.setdefault(item.slot, self._steps)
+        due.sort(key=self._urgency)
         budget = self.rules.budget_ms * SAMPLES_PER_MS
         line: list[_Due] = []
         for item in due:
@@ -208,7 +217,18 @@ class Redecoder:
             line.append(item)
         self.behind = len(line) < len(due)
         self._held = {item.slot for item in due[len(line) :]}
+        for item in line:
+            del self._due_since[item.slot]
+        self._steps += 1
         return line
+
+    def _urgency(self, item: _Due) -> tuple[int, int, int]:
+        """Turns go by steps, not by audio: a slot whose audio comes faster than speech would always have waited longer,
+        and always have a pause that goes before another's partial.
+        """
+        since = self._due_since[item.slot]
+        overdue = item.rank > 0 and self._steps - since >= OVERDUE_STEPS
+        return 1 if overdue else 2 * item.rank, since, -item.waiting
 
     def _due(self, slot: int, window: Window) -> _Due | None:
         item = self._wanted(slot, window)
@@ -280,7 +300,7 @@ class Redecoder:
         cap = max(4, token_cap(len(audio) / 16_000, self.rules.tokens_per_s) - len(window.prefix_tokens))
         prefix, draft = tuple(window.prefix_tokens), tuple(window.tail_tokens)
         hint, final = self._hint(window), item.rank < 2
-        return Task(audio, prefix, draft, cap, hint, final, doubt=self.rules.silence)
+        return Task(audio, prefix, draft, cap, hint, final, doubt=self.rules.silence, trust=self.rules.doubt)
 
     def _hint(self, window: Window) -> Hint:
         """The language is the session's, or the turn's once it stands; what speaks for one before that is told."""
@@ -331,12 +351,9 @@ class Redecoder:
 
     def _is_noise(self, transcript: Transcript) -> bool:
         """Whether words were made of what is no speech: the model hardly believes them itself (Radford et al., 4.5)."""
-        rules, plain = self.rules, transcript.plain
-        if not len(transcript.probabilities):
-            return False
-        probabilities = transcript.probabilities if plain is None else plain
-        trust = math.exp(float(np.log(np.maximum(probabilities, 1e-9)).mean()))
-        return trust < rules.nonsense or (transcript.opening.silence > rules.silence and trust < rules.doubt)
+        rules, trust = self.rules, transcript.trust
+        doubted = transcript.opening.silence > rules.silence and trust < rules.doubt
+        return bool(transcript.tokens) and (trust < rules.nonsense or doubted)
 
     def _is_breath(self, window: Window) -> bool:
         """Whether a short sound was taken for a word: the model writes one, but does not even close the sentence.

@@ -81,7 +81,18 @@ class WorkerSettings(SealedSettings):
         validation_alias=AliasChoices("probe_port", "server_port"),
         description="Port that serves /health and /metrics; 0 is any free one.",
     )
-    report_s: float = Field(2.0, gt=0, le=30, description="Seconds between two load reports.")
+    report_s: float = Field(
+        2.0,
+        gt=0,
+        le=30,
+        description="Longest time between two load reports, in seconds; changes are told at once.",
+    )
+    overload_s: float = Field(
+        1.0,
+        gt=0,
+        description="A worker that is behind by more than this, in seconds, takes no new session until it is behind by "
+        "half of it.",
+    )
     drain_grace_s: float = Field(
         30.0, ge=0, description="On SIGTERM, seconds to let sessions end before they go to another worker."
     )

@@ -39,6 +39,7 @@ def test_each_language_is_summed_in_its_own_unit() -> None:
 
 
 @pytest.mark.weights
+@pytest.mark.timeout(180)
 def test_the_real_stack_is_measured() -> None:
     result = bench_accuracy.run(True, lambda _: None)
     assert {clip["name"] for clip in result["clips"]} >= {"beckett", "hello_world", "quick_brown_fox"}
@@ -49,6 +50,7 @@ def test_the_real_stack_is_measured() -> None:
 @pytest.mark.weights
 @pytest.mark.slow
 @pytest.mark.timeout(240)
+@pytest.mark.timeout(180)
 def test_the_real_stack_is_measured_in_every_language_of_a_pool() -> None:
     result = bench_accuracy.run(True, lambda _: None, "multilang")
     by_language = {one["language"]: one for one in result["languages"]}

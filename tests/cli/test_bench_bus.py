@@ -24,6 +24,7 @@ def measured(kind: str, counts: list[int]) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_one_server_takes_what_two_nodes_write() -> None:
     assert measured(PLAIN, [2, 4])["kinds"][PLAIN]["masters"] == 1

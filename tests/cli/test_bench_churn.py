@@ -55,11 +55,11 @@ def test_sessions_of_every_kind_leave_nothing_behind(monkeypatch, tls) -> None:
 
 def test_a_metric_that_is_missing_is_told() -> None:
     with service.Probe("127.0.0.1", 0) as probe:
-        assert bench_churn._value(probe.port, "steno_tasks") >= 0
+        assert bench_churn.value(probe.port, "steno_tasks") >= 0
         with pytest.raises(up.StackFailed, match="tells no steno_nonsense"):
-            bench_churn._value(probe.port, "steno_nonsense")
+            bench_churn.value(probe.port, "steno_nonsense")
 
 
 def test_what_does_not_come_true_is_told() -> None:
     with pytest.raises(up.StackFailed, match="keys that outlive their sessions, after 0 s"):
-        bench_churn._until(lambda: False, 0, "keys that outlive their sessions")
+        bench_churn.until(lambda: False, 0, "keys that outlive their sessions")

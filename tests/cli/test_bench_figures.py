@@ -13,6 +13,7 @@ from cli.bench_figures import (
     percentile,
     quantile_of_buckets,
     slope,
+    slope_and_error,
     spread,
 )
 
@@ -115,6 +116,17 @@ def test_a_percentile_out_of_a_histogram() -> None:
     assert quantile_of_buckets([(0.1, 0.0), (float("inf"), 4.0)], 50) == 0.1
     assert quantile_of_buckets([(0.1, 0.0)], 50) is None
     assert quantile_of_buckets([], 50) is None
+
+
+def test_a_slope_comes_with_how_well_it_is_known() -> None:
+    exact = [(float(x), 3.0 * x + 1.0) for x in range(10)]
+    assert slope_and_error(exact) == pytest.approx((3.0, 0.0), abs=1e-9)
+    # Least squares by hand: slope 0.6, residuals -0.2, 0.2, 0.6, -1.0, 0.4.
+    found, error = slope_and_error([(1.0, 2.0), (2.0, 3.0), (3.0, 4.0), (4.0, 3.0), (5.0, 5.0)])
+    assert found == pytest.approx(0.6)
+    assert error == pytest.approx((1.6 / 3 / 10) ** 0.5)
+    assert slope_and_error(exact[:2]) == (0.0, 0.0)
+    assert slope_and_error([(1.0, 2.0)] * 4) == (0.0, 0.0)
 
 
 def test_the_middle_of_several_rounds() -> None:

@@ -52,5 +52,6 @@ def test_endpoints_are_forced_after_each_phrase(partner, scripts) -> None:
 
 def test_a_refused_session_is_told_and_harms_no_other(partner, scripts) -> None:
     load = Load(partner(scripts.refusal).url, (silence(100), silence(100)), stagger_s=0)
-    errors = [record.error for record in run(load).records]
-    assert all(error and "3006" in error for error in errors)
+    records = run(load).records
+    assert all(record.error and "3006" in record.error for record in records)
+    assert all(record.code == 3006 and record.failed_ms and record.begin_ms is None for record in records)

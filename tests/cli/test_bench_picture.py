@@ -31,6 +31,12 @@ def test_delays(tmp_path, measured) -> None:
     assert (tmp_path / "latency.png").read_bytes().startswith(SIGNATURE)
 
 
+@pytest.mark.parametrize("readings", [{}, {"redis": [], "ingress": [(0, 1_000.0), (10, 1_500.0)]}])
+def test_memory(tmp_path, readings) -> None:
+    bench_picture.memory(readings, "title", tmp_path / "soak.png")
+    assert (tmp_path / "soak.png").read_bytes().startswith(SIGNATURE)
+
+
 def test_accuracy(tmp_path) -> None:
     clips: list[dict[str, object]] = [
         {"name": "known", "language": "en", "reference": "words", "streamed_wer": 1.0, "whole_wer": 0.0},

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from cli.bench_model import Costs
-from cli.bench_plan import cluster_most, per_core, section
+from cli.bench_plan import cluster_most, full, per_core, section
 
 INGRESS = {"fixed": 0.0, "node": 0.1, "session": 0.001}
 REDIS = {"fixed": 0.0, "node": 0.03, "session": 0.0004}
@@ -53,6 +53,15 @@ def test_where_one_redis_is_full() -> None:
     assert "Redis by `steno bench nodes`" in told
     assert "full at 2,222 sessions** (4 nodes); planned with 70% of its core, 1,555." in told
     assert "Cluster" not in told
+
+
+def test_costs_of_nothing_say_nothing() -> None:
+    idle = {"ingress": INGRESS, "redis": {"fixed": 0.0, "node": 0.0, "session": 0.0}}
+    results = {"nodes": {**NODES, "model": idle}}
+    assert full(results, 0.7) is None
+    assert "Where Redis is full does not follow" in "".join(section(results, 0.7))
+    assert full({}, 0.7) is None
+    assert full({"nodes": NODES}, 0.7) == 2_222
 
 
 def test_the_bus_knows_better_and_knows_clusters() -> None:

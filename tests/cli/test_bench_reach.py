@@ -6,6 +6,8 @@ import pytest
 
 from cli.bench_reach import MET, rows, table
 
+COSTS = {"fixed": 0.0, "node": 0.1, "session": 0.001}
+
 
 def ingress(**changed: Any) -> dict[str, Any]:
     at = {
@@ -75,7 +77,7 @@ def test_the_others() -> None:
     started = {name: {"median_ms": 1_500.0} for name in ("ingress", "licensing", "usage", "--help")}
     found = verdicts(
         startup={"results": started},
-        nodes={"off": 0.16, "holds": False},
+        nodes={"off": 0.16, "holds": False, "model": {"ingress": COSTS, "redis": COSTS}},
         worker={"holds": 8},
         latency={"results": {"first_partial_ms": {"p50": 590.0}, "endpoint_to_final_ms": {"p50": 151.0}}},
         accuracy={"difference_points": -0.65},

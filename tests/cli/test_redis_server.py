@@ -103,6 +103,18 @@ def test_it_listens_on_no_port_and_keeps_nothing() -> None:
         assert int(client.config_get("maxmemory")["maxmemory"]) == redis_server.MAX_MEMORY_MB << 20
 
 
+def test_what_it_holds_is_counted() -> None:
+    with EmbeddedRedis() as server, redis.Redis.from_url(server.url) as client:
+        client.set("a:1", 1, ex=60)
+        client.set("b:1", 1)
+        for stream in ("offers:a", "offers:b"):
+            client.xadd(stream, {"e": 1})
+        client.expire("offers:a", 60)
+        assert (server.count_keys("*:1"), server.count_keys("*")) == (2, 4)
+        assert server.endless_keys() == ["b:1", "offers:b"]
+        assert (server.stream_length("offers:*"), server.stream_length("a:*")) == (2, 0)
+
+
 def test_several_live_side_by_side() -> None:
     with EmbeddedRedis() as first, EmbeddedRedis() as second, redis.Redis.from_url(first.url) as client:
         client.set("name", "first", ex=60)

@@ -171,6 +171,7 @@ def test_every_service_is_bounded_hardened_and_comes_back():
         assert service["restart"] == "unless-stopped", name
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name
+        assert service["logging"]["options"] == {"max-size": "30m"}, name
         assert service["deploy"]["resources"]["limits"].keys() == {"cpus", "memory"}, name
 
 

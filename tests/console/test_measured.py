@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
-from console.measured import DELAYS, WINDOW_S, Readings, parse, quantile
+from console.measured import DELAYS, MAX_READINGS, WINDOW_S, Readings, parse, quantile
 from wire import metrics
 
 BOUNDS = (0.1, 0.2, 0.5, 1.0, 5.0)
@@ -78,3 +78,10 @@ def test_a_service_that_began_anew_is_counted_from_its_begin():
 @pytest.mark.parametrize("share", [0.5, 0.95])
 def test_all_in_one_bucket(share):
     assert quantile({1.0: 0.0, 2.0: 10.0, float("inf"): 10.0}, share) == pytest.approx(1 + share)
+
+
+def test_now_reaches_back_for_a_while_only():
+    readings = Readings()
+    for number in range(3 * MAX_READINGS):
+        readings.add(parse([page(4)]), number)
+    assert len(readings._kept) <= MAX_READINGS

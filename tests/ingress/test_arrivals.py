@@ -15,7 +15,7 @@ from wire.entries import Event, Lease, Offer, Publication, SessionEvent
 from wire.errors import ClientError, Close
 from wire.moves import Keeping, Moves
 from wire.params import parse_query
-from wire.streams import Bus
+from wire.streams import EVENT_LOG_ENTRIES, Bus
 
 NAME = str(uuid.UUID(int=7))
 PARAMS = parse_query([("resumable", "true")])
@@ -115,6 +115,25 @@ def test_two_who_come_at_once_get_it_once(run, bus: Bus):
         assert failed == [Close.SERVER_ERROR] * (3 - len(moves))
         assert moves
         assert not here.hears(SessionEvent(NAME, 1, 9, Event.HEARD))
+        await bus.settle("english", "worker", [lease])
+
+    run(scenario())
+
+
+def test_of_what_comes_meanwhile_the_newest_are_kept(run, bus: Bus):
+    async def scenario() -> None:
+        lease = await left_behind(bus)
+        here = arrivals(bus)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(here.fetch(WANTED))
+            for _ in range(100_000):
+                if here.hears(SessionEvent(NAME, 1, 0, Event.HEARD)):
+                    break
+                await asyncio.sleep(0)
+            for number in range(2 * EVENT_LOG_ENTRIES):
+                here.hears(SessionEvent(NAME, 1, number, Event.HEARD))
+            kept = [event.sequence for event in here._waiting[NAME]]
+        assert kept == list(range(EVENT_LOG_ENTRIES, 2 * EVENT_LOG_ENTRIES))
         await bus.settle("english", "worker", [lease])
 
     run(scenario())

@@ -106,3 +106,47 @@ def test_what_is_spare_is_what_nobody_waits_for():
     assert pools.spare("english") == 0
     pools.heard({"english": WORKERS, "multilang": WORKERS}, 0.0, {"english": 5})
     assert (pools.spare("english"), pools.spare("multilang"), pools.spare("u3pro")) == (-1, 4, 0)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# room
+
+
+def test_room_is_the_slots_less_all_offers():
+    pools = Pools()
+    assert pools.room("english") is None
+    pools.heard({"english": WORKERS | {"v": WorkerLoad(8, 8, 0, 0, "m", held=0)}}, 0.0, {}, {"english": 12})
+    assert (pools.slots("english"), pools.room("english")) == (24, 12)
+    pools.heard({"english": WORKERS}, 60.0, {}, {"english": 18})
+    assert pools.room("english") == -2, "two more than there are slots"
+
+
+def test_a_worker_that_takes_nothing_has_room_for_those_it_holds():
+    pools = Pools()
+    busy = WorkerLoad(16, 0, 2_000, 0, "m", held=5)
+    pools.heard(
+        {"english": {"busy": busy, "other": WorkerLoad(4, 1, 0, 0, "m", held=3)}}, 0.0, {}, {"english": 8}
+    )
+    assert pools.room("english") == 1
+
+
+def test_while_a_worker_is_restarted_room_is_not_known():
+    pools = Pools()
+    both = {"a": WorkerLoad(4, 0, 0, 0, "m", held=4), "b": WorkerLoad(4, 0, 0, 0, "m", held=4)}
+    pools.heard({"english": both}, 0.0, {}, {"english": 8})
+    assert pools.room("english") == 0
+    pools.heard({"english": {"a": both["a"]}}, 1.0, {}, {"english": 8})
+    assert pools.room("english") is None
+    pools.heard({"english": {}}, 2.0, {}, {"english": 8})
+    assert pools.room("english") is None
+    pools.heard({"english": both}, 3.0, {}, {"english": 8})
+    assert pools.room("english") == 0
+    pools.heard({"english": {"a": both["a"]}}, 3.5 + PATIENCE_S, {}, {"english": 8})
+    assert pools.room("english") == -4, "it does not come back"
+
+
+def test_the_age_of_the_news():
+    pools = Pools()
+    assert pools.age_s(9.0) == float("inf")
+    pools.heard({}, 5.0)
+    assert pools.age_s(6.5) == 1.5

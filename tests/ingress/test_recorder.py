@@ -8,6 +8,7 @@ import pytest
 from ingress.consent import Policy, Record
 from ingress.recorder import Recorder
 from ingress.session import Append, Reply
+from ingress.tape import Note, developed
 from wire.archive import Archive
 from wire.entries import AudioFrame
 from wire.keys import Keys
@@ -79,10 +80,25 @@ def test_without_redis_the_session_goes_on_unrecorded(run, caplog: pytest.LogCap
 
 
 def test_a_bug_here_is_logged_and_harms_nobody(bus, run, caplog: pytest.LogCaptureFixture):
-    recorder = Recorder(Archive(bus), POLICY, "node")
+    archive = Archive(bus)
+    recorder = Recorder(archive, POLICY, "node")
     run(recorder.begin(FACTS))
     recorder.note("s", "hello", [Reply(5)])  # type: ignore[arg-type]
+    recorder.note("s", b"..", [Append(AudioFrame(0, b"\1\1"))])
+    with caplog.at_level(logging.ERROR):
+        run(recorder.flush())
     assert "Not recorded" in caplog.text
+    assert run(archive.load("s")).pcm == b"\1\1"
+
+
+def test_a_frame_costs_few_calls(bus, run, calls):
+    recorder, effects = Recorder(Archive(bus), POLICY, "node"), [Append(AudioFrame(0, bytes(1_600)))]
+    run(recorder.begin(FACTS))
+    frame = bytes(1_600)
+    assert calls(lambda: recorder.note("s", frame, effects)) <= 6
+    assert calls(lambda: recorder.note("another", frame, effects)) <= 4
+    notes: list[Note] = [(1.0, frame, [Append(AudioFrame(800 * number, frame))]) for number in range(20)]
+    assert calls(lambda: developed(notes)) <= 20 * 2 + 20
 
 
 def test_all_together_are_kept_within_their_limit(bus, run, wait_until):

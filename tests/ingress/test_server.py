@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,64 @@ def test_a_full_node(run, nodes: Nodes):
             await nodes.wait_until(lambda: not node.ingress._clients)
             async with node.client() as third:
                 await begin(third)
+
+    run(scenario())
+
+
+def test_a_pool_without_a_free_slot_refuses_at_once_and_then_takes_the_next(run, nodes: Nodes):
+    async def scenario() -> None:
+        async with nodes(admission_timeout_s=1_000) as node:
+            await node.bus.report("english", "w", WorkerLoad(2, 2, 0, int(time.time()) + 1_000, "m"))
+            await nodes.wait_until(lambda: node.ingress._pools.room("english") == 2)
+            async with node.client() as first, node.client() as second:
+                await begin(first)
+                await begin(second)
+                async with node.client() as third:
+                    assert await rest(third) == error(3009, FULL)
+                assert await node.bus.offered("english") == 2, "it was not offered"
+                await first.send(TERMINATE)
+                assert (await rest(first))[1] == 1000
+
+                async def room() -> bool:
+                    return await node.bus.offered("english") == 1
+
+                await nodes.wait_until(room)
+                await node.ingress._admission.look_again(0)
+                async with node.client() as fourth:
+                    await begin(fourth)
+
+    run(scenario())
+
+
+def test_of_a_crowd_as_many_are_served_as_there_are_slots(run, nodes: Nodes):
+    async def scenario() -> None:
+        async with nodes(admission_timeout_s=1_000) as node, contextlib.AsyncExitStack() as inside:
+            await node.bus.report("english", "w", WorkerLoad(5, 5, 0, int(time.time()) + 1_000, "m"))
+            await nodes.wait_until(lambda: node.ingress._pools.room("english") == 5)
+            clients = await asyncio.gather(*(inside.enter_async_context(node.client()) for _ in range(20)))
+            told = [json.loads(text) for text in await asyncio.gather(*(client.recv() for client in clients))]
+            assert Counter(message.get("error_code", message["type"]) for message in told) == {
+                "Begin": 5,
+                3009: 15,
+            }
+
+    run(scenario())
+
+
+def test_some_may_queue_for_a_slot(run, nodes: Nodes):
+    async def scenario() -> None:
+        async with nodes(admission_timeout_s=0.5, admission_queue=1) as node:
+            await node.bus.report("english", "w", WorkerLoad(1, 1, 0, int(time.time()) + 1_000, "m"))
+            await nodes.wait_until(lambda: node.ingress._pools.room("english") == 1)
+            async with node.client() as first:
+                await begin(first)
+                node.worker.takes = False
+                await nodes.wait_until(lambda: not node.worker.taking)
+                async with node.client() as queued:
+                    await nodes.wait_until(lambda: len(node.ingress._clients) == 2)
+                    async with node.client() as third:
+                        assert await rest(third) == error(3009, FULL)
+                    assert await rest(queued) == error(3009, FULL), "in the end, too"
 
     run(scenario())
 

@@ -34,7 +34,14 @@ CHUNK_S = 0.1
 SOON: dict[str, Any] = {"max_turn_silence": 500}
 #: Session keys are gone so long after their end, and a busy machine's patience.
 GONE_S = 40.0
-BRISK = {"LEASE_S": "1", "REPORT_S": "0.2", "THREADS": "1", "DRAIN_GRACE_S": "0", "LOGGING_LEVEL": "WARNING"}
+BRISK = {
+    "LEASE_S": "1",
+    "REPORT_S": "0.2",
+    "THREADS": "1",
+    "DRAIN_GRACE_S": "0",
+    "LOGGING_LEVEL": "WARNING",
+    "OVERLOAD_S": "30",
+}
 
 
 class Theatre(Desk):

@@ -63,7 +63,7 @@ def test_six_sessions_at_once_each_get_their_own_words(site):
 
 
 def test_more_sessions_than_slots_wait_their_turn(site):
-    site.up("first", SLOTS="1", ADMISSION_TIMEOUT_S="30")
+    site.up("first", SLOTS="1", ADMISSION_TIMEOUT_S="30", ADMISSION_QUEUE="1")
     with Conversation(site.url) as first, Conversation(site.url) as second:
         first.say(clip_pcm(FOX))
         first.hear_until(is_turn)

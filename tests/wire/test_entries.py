@@ -195,7 +195,7 @@ def test_no_kind_is_taken_for_another(data: st.DataObject):
         (entries.unpack_event, [VERSION, Kind.EVENT, "s", 1, 1, 9, 0, -1, False, ""], "event 9"),
         (entries.unpack_event, [VERSION, Kind.EVENT, "s", 1, -2, 1, 0, -1, False, ""], "field 2 is negative"),
         (entries.unpack_offer, [VERSION, Kind.OFFER, "s", "i", "p", []], "field 3 is list"),
-        (entries.unpack_load, [VERSION, Kind.LOAD, 1, 1, 0, 9], "4 fields, expected 7"),
+        (entries.unpack_load, [VERSION, Kind.LOAD, 1, 1, 0, 9], "4 fields, expected 8"),
         (entries.unpack_load, [VERSION, Kind.LOAD, 1, 1, 0, 9, "m", "l", [7]], "not codes"),
         (entries.unpack_load, [VERSION, Kind.LOAD, 1, 1, 0, 9, "m", "l", ["e" * 17]], "not codes"),
         (
@@ -225,8 +225,25 @@ def test_refusals(unpack: Callable[[bytes], Any], value: Any, reason: str):
 def test_loads_of_workers_of_other_releases_are_read():
     older = [VERSION, Kind.LOAD, 16, 4, 80, 9, "m"]
     assert entries.unpack_load(msgpack.packb(older)) == WorkerLoad(16, 4, 80, 9, "m")
-    newer = [*older, "MIT", ["en"], {"temperature": 60}]
-    assert entries.unpack_load(msgpack.packb(newer)) == WorkerLoad(16, 4, 80, 9, "m", "MIT", ("en",))
+    last = [*older, "MIT", ["en"]]
+    assert entries.unpack_load(msgpack.packb(last)) == WorkerLoad(16, 4, 80, 9, "m", "MIT", ("en",))
+    newer = [*last, 12, {"temperature": 60}]
+    assert entries.unpack_load(msgpack.packb(newer)) == WorkerLoad(16, 4, 80, 9, "m", "MIT", ("en",), 12)
+
+
+@pytest.mark.parametrize(
+    "load, most",
+    [
+        (WorkerLoad(16, 4, 0, 9, "m"), 16),
+        (WorkerLoad(16, 0, 0, 9, "m"), 16),  # of a release that does not tell what it holds
+        (WorkerLoad(16, 0, 0, 9, "m", held=16), 16),
+        (WorkerLoad(16, 0, 0, 9, "m", held=5), 5),
+        (WorkerLoad(16, 0, 0, 9, "m", held=0), 0),
+        (WorkerLoad(16, 11, 0, 9, "m", held=5), 16),
+    ],
+)
+def test_a_worker_without_free_slots_has_room_for_those_it_holds(load: WorkerLoad, most: int):
+    assert load.most == most
 
 
 def test_a_worker_with_a_strange_title_is_seen_all_the_same():

@@ -1,11 +1,15 @@
 """Writing beside: batches in order, bounded, through outages, and never to what was erased."""
 
+import logging
+from collections.abc import Sequence
+
 import pytest
 
 from wire.archive import Archive
+from wire.entries import AudioFrame
 from wire.errors import BusUnavailable
 from wire.keys import Keys
-from wire.recorded import Audio, Item, Missed, Said, SessionEnd, SessionFacts
+from wire.recorded import Item, Missed, Said, SessionEnd, SessionFacts, Sound, sounds
 from wire.scribe import Scribe
 from wire.streams import Bus
 
@@ -38,25 +42,41 @@ def test_items_arrive_in_their_order_and_the_end_after_them(archive, run):
     assert not scribe._reels
 
 
-def test_frames_are_gathered_and_keep_their_place_among_the_rest(archive, run):
+def test_notes_become_items_once_and_one_that_cannot_costs_only_itself(archive, run, caplog):
+    developed: list[int] = []
+
+    def develop(notes: Sequence[str]) -> list[Item | Sound]:
+        developed.append(len(notes))
+        return [Said(float(note), note) for note in notes]
+
+    scribe = Scribe(archive, develop)
+    scribe.open("s", "ingress")
+    for note in ("1", "2", "3"):
+        scribe.keep("s", note)
+        scribe.notes["s"].append(note)
+    run(scribe.flush())
+    assert developed == [6]
+    for note in ("4", "no number", "5"):
+        scribe.keep("s", note)
+    with caplog.at_level(logging.ERROR):
+        run(scribe.flush())
+    assert "Not recorded" in caplog.text
+    recording = run(archive.load("s"))
+    assert [item.text for item in recording.of(Said)] == ["1", "1", "2", "2", "3", "3", "4", "5"]
+    assert not recording.faults
+
+
+def test_a_note_costs_few_calls_and_a_second_of_a_session_too(archive, run, calls):
     scribe = Scribe(archive)
     scribe.open("s", "ingress")
-    wanted: list[Item] = [
-        Audio(1.0, 0, b"\1\1"),
-        Audio(2.0, 1, b"\2\2"),
-        Said(3.0, "hello"),
-        Audio(4.0, 2, b"\3\3"),
-    ]
-    for item in [*wanted, Audio(5.0, 9, b"\4\4")]:
-        if isinstance(item, Audio):
-            scribe.keep_audio("s", item.at_s, item.position, item.pcm)
-            scribe.keep_audio("another", item.at_s, item.position, item.pcm)
-        else:
-            scribe.keep("s", item)
-    assert len(scribe._reels["s"].items) == 4
+    frames = [AudioFrame(800 * number, bytes(1_600)) for number in range(20)]
+    [sound] = sounds([float(number) for number in range(20)], frames)
+    assert calls(lambda: scribe.keep("s", sound)) <= 5
+    reel = scribe._reels["s"]
+    assert calls(lambda: scribe._pack(reel)) <= 40
+    assert len(scribe._waiting) == 1
     run(scribe.flush())
-    assert list(run(archive.load("s")).items) == [*wanted, Audio(5.0, 9, b"\4\4")]
-    assert scribe._bytes == 0
+    assert run(archive.load("s")).frames[-1].end == 16_000
 
 
 def test_what_is_not_recorded_costs_nothing(archive, run):
@@ -68,19 +88,53 @@ def test_what_is_not_recorded_costs_nothing(archive, run):
     assert scribe._bytes == 0
 
 
-def test_what_finds_no_room_is_dropped_and_told(archive, run):
-    scribe = Scribe(archive, lambda: 150.0, most_bytes=2_000)
+def test_what_finds_no_room_is_dropped_and_told(archive, run, keys: Keys):
+    scribe = Scribe(archive, now_s=lambda: 150.0, most_bytes=1_000)
+    away = Bus("redis://127.0.0.1:1/0", keys)
+    scribe._archive = Archive(away)
     scribe.open("s", "ingress")
-    for second in range(2):
-        scribe.keep("s", Audio(float(second), 400 * second, bytes(800)))
-    scribe.keep("s", Audio(2.0, 800, bytes(800)))
-    scribe.keep_audio("s", 3.0, 1200, bytes(800))
+    for second in range(3):
+        scribe.keep("s", Said(float(second), 1_000 * "a"))
+        with pytest.raises(BusUnavailable):
+            run(scribe.flush())
+    assert scribe._bytes < 1_200
+    run(away.close())
+    scribe._archive = archive
     run(scribe.flush())
     run(scribe.flush())
     recording = run(archive.load("s"))
-    assert len(recording.frames) == 2
+    assert [item.at_s for item in recording.of(Said)] == [0.0]
     assert recording.of(Missed) == [Missed(150.0, 2, "Redis was too slow to take them")]
+    assert not recording.faults
     assert scribe._bytes == 0
+
+
+def test_many_sessions_are_written_in_one_command_each_to_its_own(bus, run, calls):
+    archive, names = Archive(bus), [f"s{number}" for number in range(20)]
+    scribe = Scribe(archive)
+    for name in names:
+        run(archive.begin(SessionFacts(name, 100.0), 60.0, 10**6))
+        scribe.open(name, "ingress")
+        scribe.keep(name, Said(1.0, name))
+    run(archive.erase("s3"))
+    scribe.close("s4", END)
+    asked = []
+    ask = bus.run_script
+
+    async def counted(*call):
+        asked.append(call)
+        return await ask(*call)
+
+    bus.run_script = counted
+    run(scribe.flush())
+    assert len(asked) == 1
+    assert len(asked[0][0]) == 1
+    assert [name for name in names if not scribe.writes(name)] == ["s3", "s4"]
+    for name in names:
+        if name != "s3":
+            recording = run(archive.load(name))
+            assert [item.text for item in recording.of(Said)] == [name]
+            assert recording.end == (END if name == "s4" else None)
 
 
 def test_an_outage_delays_and_loses_nothing(archive, run, keys: Keys):
@@ -134,7 +188,7 @@ def test_it_writes_by_itself_and_tells_of_failures(archive, run, wait_until):
     async def scenario() -> None:
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(scribe.run(failures.append))
-            await wait_until(lambda: not scribe._bytes)
+            await wait_until(lambda: not (scribe._bytes or scribe.notes["s"]))
             away = Bus("redis://127.0.0.1:1/0", archive._keys)
             scribe._archive = Archive(away)
             scribe.keep("s", Said(2.0, "again"))

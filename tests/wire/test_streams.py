@@ -522,6 +522,23 @@ def test_a_log_is_bounded(run, bus: Bus, keys: Keys, server: Any, monkeypatch: p
     run(scenario())
 
 
+def test_events_inboxes_and_offers_are_bounded(
+    run, bus: Bus, keys: Keys, server: Any, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("EVENT_LOG_ENTRIES", "INBOX_ENTRIES", "OFFER_ENTRIES"):
+        monkeypatch.setattr(streams, name, 100)
+
+    async def scenario() -> None:
+        lease = await taken_after_join(bus, "s")
+        for number in range(300):
+            await bus.publish([Publication(lease, [event(lease, number)])])
+        await bus.offer_all([offer_of(f"t{number}") for number in range(300)])
+        for key in (keys.events("s"), keys.inbox("node-1"), keys.offers("english")):
+            assert 0 < server.xlen(key) <= 200, key  # trimmed by whole nodes of the server's
+
+    run(scenario())
+
+
 def test_touch_prolongs_and_forget_shortens_a_sessions_life(run, bus: Bus, keys: Keys, server: Any):
     async def scenario() -> None:
         lease = await taken_after_join(bus, "s")

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.noises import pink
+from tests.spoken import clip
 from workers import checkpoints
 from workers.biasing import AHEAD_MS, BACK_MS, Terms, Vocabulary, due, weighed
 from workers.biasing import Path as Way
@@ -370,6 +371,27 @@ def test_in_doubt_the_audio_is_asked_alone() -> None:
     assert told.tokens == sure.tokens
     assert sure.plain is None
     assert plain.plain is None
+
+
+@pytest.mark.weights
+def test_what_makes_little_sense_in_the_language_before_is_heard_in_its_own() -> None:
+    """«Hola mundo» behind an English turn is "the world" for the model, and believed less than in Spanish."""
+    folder = checkpoints.fetch("whisper-base")
+    model, pieces = whisper.loaded(*checkpoints.load(folder), "float32"), checkpoints.pieces(folder)
+    before = tuple(Encoder(pieces).encode(" The quick brown fox jumps over the lazy dog."))
+    after_english = Hint(prior={"en": 1.0}, weight=0.8, before=before, ask=True)
+    hola = torch.from_numpy(clip("es", "hola_mundo")[0])
+    expected = Task(hola, cap=20, hint=after_english, final=True)
+    free = replace(expected, trust=0.3)
+    noise = replace(free, audio=torch.from_numpy(pink(1.0, 0.1)))
+    given = replace(free, hint=replace(after_english, language="en"))
+    english, own, none, fixed = transcribe(model, [expected, free, noise, given])
+    assert [one.opening.language for one in (english, own, none, fixed)] == ["en", "es", "en", "en"]
+    assert b"mundo" not in b"".join(pieces[token] for token in english.tokens)
+    assert b"mundo" in b"".join(pieces[token] for token in own.tokens)
+    assert own.trust > free.trust
+    assert own.opening.languages == english.opening.languages
+    assert len(own.attention) == len(own.tokens) == len(own.probabilities)
 
 
 @pytest.mark.weights

@@ -7,10 +7,11 @@
 import asyncio
 import json
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -133,6 +134,35 @@ class ScriptedRecognizer:
         if sure:
             row.settled_ms = sure[-1].end_ms if flushed is None else max(sure[-1].start_ms + 1, flushed)
         return Hypothesis(tuple(observations), tuple(sure), tail, 0.9, flushed, row.told_ms)
+
+
+class Paced(ScriptedRecognizer):
+    """Takes four chunks of a slot at once; after `pace` each step waits until it is told to go on (`one_step`)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spec = replace(self.spec, catch_up=4)
+        self._paced, self._entered = False, 0
+        self._tickets = threading.Semaphore(0)
+
+    def pace(self) -> None:
+        self._paced = True
+
+    def let_go(self) -> None:
+        self._paced = False
+        self._tickets.release()
+
+    def step(self, batch: Batch) -> list[Hypothesis | None]:
+        self._entered += 1
+        if self._paced:
+            assert self._tickets.acquire(timeout=20)
+        return super().step(batch)
+
+    async def one_step(self, until: Callable[..., Any]) -> None:
+        """One step ends, and the next one has been planned."""
+        before = self._entered
+        self._tickets.release()
+        await until(lambda: self._entered > before)
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -264,7 +294,14 @@ async def housed(redis_url: str, keys: Keys, wait_until: Any) -> AsyncIterator[H
             namespace=keys.namespace,
             probe_port=0,
             worker=name,
-            **{"step_ms": 5, "lease_s": 10.0, "report_s": 0.1, "drain_grace_s": 0.0, **options},
+            **{
+                "step_ms": 5,
+                "lease_s": 10.0,
+                "report_s": 0.1,
+                "drain_grace_s": 0.0,
+                "overload_s": 60.0,
+                **options,
+            },
         )
         recognizer = recognizer or ScriptedRecognizer()
         bus, drain, joined = Bus(redis_url, keys), asyncio.Event(), asyncio.Event()
@@ -852,5 +889,89 @@ def test_load_is_reported(play: Play) -> None:
         await desk.until(told)
         load = (await desk.bus.loads(POOL))["a"]
         assert (load.licence, load.languages) == ("none", ("en", "fr"))
+
+    play(scenario)
+
+
+async def load_of(house: House, worker: str = "a") -> tuple[int, int, int]:
+    """Slots, free ones and those held, as told last."""
+    load = (await house.desk.bus.loads(POOL)).get(worker)
+    return (load.slots, load.free, load.held) if load else (0, 0, 0)
+
+
+def test_who_comes_and_goes_is_told_at_once(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        await house.hire("a", report_s=30.0)
+        for number in range(3):
+            await house.desk.open(f"s{number}")
+            await house.desk.until(partial(_is, house, (4, 3 - number, number + 1)))
+        await house.desk.order("s0", Order.ABANDON)
+        await house.desk.until(lambda: _is(house, (4, 2, 2)))
+
+    play(scenario)
+
+
+async def _is(house: House, wanted: tuple[int, int, int]) -> bool:
+    return await load_of(house) == wanted
+
+
+# --------------------------------------------------------------------------------------------------------------
+# too much to do
+
+
+def test_a_worker_that_is_behind_takes_nothing_new_until_it_has_caught_up(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        desk = house.desk
+        worker = await house.hire("a", overload_s=0.05)
+        await desk.open("s")
+        await desk.until(lambda: desk.kinds("s") == [Event.TAKEN])
+        worker.recognizer.gate.clear()
+        await desk.say("s", speech(1, 640))
+        await desk.until(lambda: worker.engine._slots.planned("s") > 0)
+        started = time.monotonic()
+        await desk.until(lambda: time.monotonic() - started > 2.0)
+        worker.recognizer.gate.set()  # a step of 2 s is more than 50 ms on average of sixteen
+        await desk.until(lambda: _is(house, (4, 0, 1)))
+        assert worker.engine._overload.there
+        await desk.open("t")
+        for number in range(100):  # quick steps
+            await desk.say("s", speech(2 + number % 2, 64))
+            if not worker.engine._overload.there:
+                break
+            await desk.until(lambda: worker.engine._slots.backlog_ms("s") < 64)
+        await desk.until(lambda: desk.kinds("t") == [Event.TAKEN])
+
+    play(scenario)
+
+
+def test_clients_that_send_ahead_hold_up_nobody(play: Play) -> None:
+    """A step takes at most a row of each slot: whose audio has just come is in the step after the next one, however
+    much the others have waiting.
+    """
+
+    async def scenario(house: House) -> None:
+        desk, recognizer = house.desk, Paced()
+        worker = await house.hire("a", recognizer)
+        greedy = ["ahead-1", "ahead-2", "ahead-3"]
+        await desk.open("live", *greedy)
+        await desk.until(lambda: all(desk.kinds(name) == [Event.TAKEN] for name in ("live", *greedy)))
+        recognizer.pace()
+        for name in greedy:
+            await desk.say(name, *[speech(1 + number % 5, 200) for number in range(70)], frame_ms=200)
+        slots = worker.engine._slots
+        await desk.until(lambda: recognizer._entered > 0)
+        await recognizer.one_step(desk.until)  # all that waits is read
+        lags = []
+        for number in range(10):
+            await desk.say("live", speech(1 + number % 5, 64))
+            lags.append(0)
+            while slots.planned("live") < 1024 * (number + 1):
+                await recognizer.one_step(desk.until)
+                lags[-1] += 1
+        assert max(lags) <= 2, lags
+        assert min(slots.backlog_ms(name) for name in greedy) > 3_000, "they were ahead all the while"
+        recognizer.let_go()
+        await desk.order("live", Order.TERMINATE)
+        await desk.ended("live")
 
     play(scenario)

@@ -26,7 +26,7 @@ from workers.drafting import Task, Transcript, transcribe
 from workers.models.decoder import Opening
 from workers.models.moonshine import Moonshine, MoonshineConfig, fused
 from workers.recognizer import NO_FLUSH, Batch, Hypothesis, SlotOptions, Spec
-from workers.redecode import Redecoder, Rules, _cut_short, end_of_turn
+from workers.redecode import OVERDUE_STEPS, Redecoder, Rules, _cut_short, _Due, end_of_turn
 from workers.slots import Slots
 from workers.vad import HOP, SileroVAD
 from workers.words import Word, join
@@ -64,8 +64,9 @@ class Heard:
 class Listener:
     """Steps a recognizer. `feed` gives each slot its next chunk; `flush` asks until it is answered."""
 
-    def __init__(self, recognizer: Redecoder) -> None:
+    def __init__(self, recognizer: Redecoder, width: int = CHUNK) -> None:
         self.recognizer = recognizer
+        self._width = width
         self.heard = [Heard() for _ in range(recognizer.spec.slots)]
         self._fresh = np.ones(recognizer.spec.slots, bool)
         self.fed = [0] * recognizer.spec.slots
@@ -77,7 +78,7 @@ class Listener:
         options: Mapping[int, SlotOptions] | None = None,
     ) -> list[Hypothesis | None]:
         slots = self.recognizer.spec.slots
-        audio, samples = np.full((slots, CHUNK), np.nan, np.float32), np.zeros(slots, np.int64)
+        audio, samples = np.full((slots, self._width), np.nan, np.float32), np.zeros(slots, np.int64)
         flush = np.full(slots, NO_FLUSH, np.int64)
         for slot, chunk in chunks.items():
             audio[slot, : len(chunk)], samples[slot] = chunk, len(chunk)
@@ -560,6 +561,31 @@ def through(
             if at < len(audio):  # as on a machine that has no time for more steps
                 break
     return told, bytes(taken)
+
+
+def test_slots_that_race_ahead_take_no_turn_from_one_in_real_time(weights: Weights) -> None:
+    rules = replace(Rules(), budget_ms=1, window_ms=3_000, keep_ms=1_000, limit_ms=4_000)  # one slot a step
+    ahead = 8 * CHUNK
+    listener = Listener(weights.redecoder(rules=rules), ahead)
+    audio = clip("quick_brown_fox.wav")
+    racing = np.tile(audio[CHUNK * 8 : CHUNK * 30], 12)  # without a pause
+    news = []
+    for number, chunk in enumerate(list(chunks(audio))[:26]):
+        piece = racing[number * ahead :][:ahead]
+        results = listener.step({0: chunk, 1: piece, 2: piece})
+        if results[0] is not None and results[0].tail is not None:
+            news.append(number)
+    assert len(news) >= 3
+    assert max(np.diff(news)) <= Rules.partial_ms * 16 // CHUNK + SLOTS, news
+
+
+def test_a_partial_is_not_kept_waiting_by_pauses_for_ever(weights: Weights) -> None:
+    recognizer = weights.redecoder(rules=replace(Rules(), budget_ms=1))
+    line = [_Due(0, 2, 5_000, 5_000), _Due(1, 1, 16_000, 16_000), _Due(2, 0, 0, 1_000)]
+    recognizer._due_since = {0: 0, 1: 3, 2: 4}
+    for steps, order in ((5, [2, 1, 0]), (OVERDUE_STEPS - 1, [2, 1, 0]), (OVERDUE_STEPS, [2, 0, 1])):
+        recognizer._steps = steps
+        assert [item.slot for item in sorted(line, key=recognizer._urgency)] == order
 
 
 def test_what_found_no_room_is_done_without_new_audio(weights: Weights) -> None:

@@ -147,6 +147,15 @@ def test_languages_may_change_between_turns_in_spite_of_what_was_said(recognizer
     assert "whisky" in found.finals[-1].transcript
 
 
+def test_two_words_in_another_language_are_heard_in_it(recognizer: Redecoder) -> None:
+    """After an English turn, «hola mundo» was "The world.", or was taken for noise and gave no turn at all."""
+    hola = clip("es", "hola_mundo")[0]
+    samples = np.concatenate([sound("quick_brown_fox.wav")[:-16_000], padded(hola)])
+    found = heard(recognizer, samples, rules(max_turn_silence=600, language_detection="true"))
+    assert [turn.language_code for turn in found.finals] == ["en", "es"]
+    assert "mundo" in found.finals[-1].transcript
+
+
 @pytest.mark.parametrize("threshold", [0.2, 0.05])
 def test_nothing_is_said_in_noise_whatever_the_context(recognizer: Redecoder, threshold: float) -> None:
     """The family's own threshold is low; with a lower one, the model's own doubts have to do."""
