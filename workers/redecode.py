@@ -203,7 +203,7 @@ class Redecoder:
             item = fell_due.get(slot) if window.flush_ms == NO_FLUSH else None
             if item is not None or (item := self._due(slot, window)) is not None:
                 due.append(item)
-        slots = {item.slot for item in due}
+        slots = hold | {item.slot for item in due}
         self._due_since = {slot: step for slot, step in self._due_since.items() if slot in slots}
         for item in due:
             self._due_since.setdefault(item.slot, self._steps)
