@@ -483,6 +483,7 @@ def ingress(
         "outbound_p99_ms": "p99",
         "begin_p99_ms": "begin p99",
         "session_kib": "KiB each",
+        "held_kib": "audio",
         "per_core": "per core",
         "of_bare": "of bare",
         "generator_late_p99_ms": "late p99",
@@ -492,7 +493,8 @@ def ingress(
         goals, line = bench_ingress.GOALS, result["line"]
         _say(
             f"holds [bold]{result['holds']}[/] sessions (goal: {goals['sessions']:.0f}; added p99 at most "
-            f"{goals['added_p99_ms']:.0f} ms, {goals['of_bare']} of the bare loop). Delays in ms, services in cores"
+            f"{goals['added_p99_ms']:.0f} ms, {goals['of_bare']} of the bare loop). Delays in ms, services in cores; "
+            "audio: of a session's KiB, held since the last checkpoint"
         )
         if line is not None:
             bend = "unknown: under four levels" if line["bend"] is None else f"{line['bend']:.1%}"

@@ -146,7 +146,8 @@ def _ingress(
                         seen, cores, served = _seen(crowd, seconds, pids, door)
                         door.check()
                         kib = (_resident_kib(door) - empty_kib) / count
-                        rounds.append(figures(count, seen, cores, served, kib))
+                        held = metric(door.probe_port, "steno_held_bytes")[""] / 1024 / count
+                        rounds.append(figures(count, seen, cores, served, kib, held))
                     levels.append(judged(middle(rounds, worst=("failed",))))
                     if not (every or levels[-1]["holds"]):
                         break
@@ -175,9 +176,16 @@ def _heard_s(door: Door | None) -> float:
 
 
 def figures(
-    count: int, seen: Seen, cores: dict[str, float], served: float, session_kib: float
+    count: int,
+    seen: Seen,
+    cores: dict[str, float],
+    served: float,
+    session_kib: float,
+    held_kib: float,
 ) -> dict[str, Any]:
-    """One round in numbers. `served`: sessions whose audio the ingress got through."""
+    """One round in numbers. `served`: sessions whose audio the ingress got through; `held_kib`: of a session's memory,
+    the audio since its last checkpoint.
+    """
     parts: dict[str, Any] = {}
     for name, values in (("added", seen.added), ("inbound", seen.inbound), ("outbound", seen.outbound)):
         for part in (50, 99):
@@ -188,6 +196,7 @@ def figures(
         **parts,
         "begin_p99_ms": _rounded(percentile(seen.begins, 99)),
         "session_kib": round(session_kib, 1),
+        "held_kib": round(held_kib, 1),
         "cores": cores,
         "served": round(served, 1),
         "per_core": round(served / max(cores["ingress"], 1e-3)),

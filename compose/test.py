@@ -2,6 +2,7 @@
 
     make compose-test                               both stacks, and both merged
     python -m compose.test merged --keep            one of universal, u3pro, merged; left running, to look at it
+    python -m compose.test --gpu-image              the image for GPUs: built, and looked into, which needs no GPU
 
 With Docker, images are pulled and built. Without it, with Podman as root (`podman`, `runc`, `netavark`, `aardvark-dns`,
 `debootstrap`, `podman-compose`), all are built from Debian's packages, since often no image registry can be reached.
@@ -48,6 +49,7 @@ IMAGES = {
     "LICENSE_AND_USAGE_PROXY_IMAGE": ("service", "localhost/steno-test/service"),
     "STREAMING_ASR_ENGLISH_IMAGE": ("worker-cpu", "localhost/steno-test/worker"),
 }
+GPU_IMAGE = "localhost/steno-test/worker-gpu"
 PATIENCE_S = 180.0
 
 
@@ -250,16 +252,32 @@ def redis_with_users(folder: Path) -> dict[str, str]:
     }
 
 
-def prepare(engine: Engine, folder: Path) -> None:
-    """Images, and a licence of this test."""
+def build(engine: Engine, target: str, tag: str) -> None:
+    """One image."""
     links = pip_folders() if engine.program == "podman" else []
     options = os.environ.get("PIP_ARGS") or " ".join(f"--find-links {each}" for each in links)
     args = {"PIP_ARGS": options, **{k: v for k, v in engine.images.items() if k == "PYTHON_IMAGE"}}
+    started_s = time.monotonic()
+    engine.build(target, tag, args)
+    size = int(engine.run("inspect", "-f", "{{.Size}}", tag)) / 1e6
+    print(f"built {target}: {size:.0f} MB, {time.monotonic() - started_s:.0f} s", flush=True)
+
+
+def gpu_image(engine: Engine) -> None:
+    """The image for GPUs: its torch is one for CUDA, and what a worker needs can be imported in it."""
+    build(engine, "worker-gpu", GPU_IMAGE)
+    asked = "import torch, workers.entry; print(torch.version.cuda, torch.backends.cudnn.version())"
+    said = engine.run("run", "--rm", "--entrypoint", "python3", GPU_IMAGE, "-c", asked)
+    cuda, cudnn = said.splitlines()[-1].split()  # after what the engine itself may have to say
+    if not cuda[0].isdigit() or not cudnn.isdigit():
+        raise AssertionError(f"torch in {GPU_IMAGE} is not for GPUs: CUDA {cuda}, cuDNN {cudnn}")
+    print(f"worker-gpu: CUDA {cuda}, cuDNN {cudnn}", flush=True)
+
+
+def prepare(engine: Engine, folder: Path) -> None:
+    """Images, and a licence of this test."""
     for target, tag in IMAGES.values():
-        started_s = time.monotonic()
-        engine.build(target, tag, args)
-        size = int(engine.run("inspect", "-f", "{{.Size}}", tag)) / 1e6
-        print(f"built {target}: {size:.0f} MB, {time.monotonic() - started_s:.0f} s", flush=True)
+        build(engine, target, tag)
     steno = [sys.executable, "-m", "cli.main", "license"]
     subprocess.run(
         [*steno, "keygen"],
@@ -284,6 +302,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Run the stacks of compose/ for real, and test them.")
     parser.add_argument("stacks", nargs="*", metavar="STACK", help=f"{', '.join(STACKS)}; all unless named")
     parser.add_argument("--keep", action="store_true", help="leave the last one running")
+    parser.add_argument(
+        "--gpu-image",
+        action="store_true",
+        help="only build the image for GPUs: some gigabytes, no GPU needed",
+    )
     asked = parser.parse_args()
     if unknown := set(asked.stacks) - set(STACKS):
         parser.error(f"no such stack: {', '.join(sorted(unknown))}; there are: {', '.join(STACKS)}")
@@ -297,6 +320,9 @@ def main() -> int:
     folder.chmod(0o755)
     if engine.program == "podman":
         debian_images(engine)
+    if asked.gpu_image:
+        gpu_image(engine)
+        return 0
     prepare(engine, folder)
     for name in asked.stacks or STACKS:
         with Site(engine, name, folder, asked.keep) as site:

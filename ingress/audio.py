@@ -23,6 +23,17 @@ from wire.entries import SAMPLE_RATE
 
 _INT16 = np.dtype("<i2")
 _NOTHING = np.empty(0, np.float32)
+#: Messages of nothing but zeros, by their size, and how many sizes are kept: what muted microphones send.
+_MUTE: dict[int, bytes] = {}
+_MUTE_SIZES = 64
+
+
+def shared(pcm: bytes) -> bytes:
+    """The same audio; where it is all zeros, the same object for all sessions, which hold it until a checkpoint."""
+    mute = _MUTE.get(size := len(pcm))
+    if mute is None and len(_MUTE) < _MUTE_SIZES and size and not any(pcm):
+        mute = _MUTE[size] = pcm
+    return pcm if mute is None or pcm != mute else mute
 
 
 class Converter:
@@ -61,13 +72,15 @@ class Converter:
         A message may end in the middle of a sample: the odd byte is kept for the next one.
         """
         if self._half_sample:
-            data = self._half_sample + data
-        whole = len(data) & ~1
-        data, self._half_sample = (data, b"") if whole == len(data) else (data[:whole], data[whole:])
-        self.received += whole // 2
+            data, self._half_sample = self._half_sample + data, b""
+        size = len(data)
+        if size & 1:
+            size -= 1
+            data, self._half_sample = data[:size], data[size:]
+        self.received += size // 2
         if self._stream is None or not data:
-            self.position += whole // 2
-            return data
+            self.position += size // 2
+            return shared(data)
         self._unflushed = True
         return self._out(self._stream.resample_chunk(np.frombuffer(data, _INT16).astype(np.float32)))
 
@@ -85,4 +98,4 @@ class Converter:
         # Filters overshoot at the edges of clipped speech; a wrapped sample would be a click.
         pcm: bytes = np.clip(np.rint(samples), -32768, 32767).astype(_INT16).tobytes()
         self.position += len(pcm) // 2
-        return pcm
+        return shared(pcm)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from websockets.asyncio.server import ServerConnection
+from websockets.datastructures import Headers
 from websockets.frames import DATA_OPCODES, Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import OPEN, Event
@@ -37,6 +38,10 @@ _WHOLE_BINARY = 0x82
 _WHOLE_TEXT = 0x81
 _MASKED = 0x80
 _KEY = 4
+#: A whole, masked binary frame of 126 bytes to 64 KiB: how it begins, and how many bytes stand before its payload.
+_USUAL, _USUAL_HEADER = b"\x82\xfe", 8
+#: In place of a request that nobody asks for any more: the library looks whether there was one.
+_FORGOTTEN = Request("", Headers())
 #: Messages kept of a client that nobody listens to yet.
 EARLY = 16
 
@@ -49,16 +54,20 @@ class Connection(ServerConnection):
         self._hear: Callable[[Message], None] | None = None
         self._early: list[Message] = []
         self._held = False
-        #: Whether we know where frames begin: not during the handshake.
-        self._framing = False
+        #: Whether we know where frames begin: not during the handshake, and whether that is over.
+        self._framing = self._greeted = False
         self._rest = bytearray()  # of a frame that is not there as a whole
         self._wanted = 2  # bytes of it
         self._parts: bytearray | None = None  # of a message in fragments
         self._text = False
 
     def listen(self, hear: Callable[[Message], None]) -> None:
-        """Call `hear` with each message, in order, those that have come already first. It must not raise."""
+        """Call `hear` with each message, in order, those that have come already first. It must not raise.
+
+        The handshake is forgotten: nobody asks for its headers any more, and they are a sixth of a session's memory.
+        """
         self._hear = hear
+        self.request, self.response = _FORGOTTEN, None
         for message in self._early:
             hear(message)
         if len(self._early) > EARLY:
@@ -101,10 +110,24 @@ class Connection(ServerConnection):
     # -- what asyncio and the library call
 
     def data_received(self, data: bytes) -> None:
+        size = len(data) - _USUAL_HEADER
+        if (
+            size > 0
+            and self._framing
+            and not self._rest
+            and data[:2] == _USUAL
+            and (data[2] << 8 | data[3]) == size <= (self.protocol.max_size or size)
+            and self._parts is None
+            and self.protocol.state is OPEN
+        ):  # one whole frame of audio, as nearly always; what follows is for all else
+            self._take(apply_mask(data[_USUAL_HEADER:], data[4:_USUAL_HEADER]))
+            return
         if not self._framing:
             super().data_received(data)
-            # A client that sends frames with its handshake, or that one's last line in two, is the library's alone.
-            self._framing = self.request is not None and data.endswith(b"\r\n\r\n") and not self._early
+            if not self._greeted and self.request is not None:
+                self._greeted = True
+                # A client that sends frames with its handshake, or that one's last line in two, is the library's alone.
+                self._framing = data.endswith(b"\r\n\r\n") and not self._early
             return
         if self._rest:
             self._rest += data
@@ -113,10 +136,10 @@ class Connection(ServerConnection):
             data = bytes(self._rest)
             self._rest.clear()
         start = 0
-        while (size := _size(data, start)) is not None:
-            if size[1] > (self.protocol.max_size or size[1]) or not data[start + 1] & _MASKED:
+        while (sizes := _size(data, start)) is not None:
+            if sizes[1] > (self.protocol.max_size or sizes[1]) or not data[start + 1] & _MASKED:
                 break
-            payload, end = start + size[0], start + size[0] + size[1]
+            payload, end = start + sizes[0], start + sizes[0] + sizes[1]
             if end > len(data):
                 self._wanted = end - start
                 self._rest += data[start:]
@@ -160,8 +183,8 @@ class Connection(ServerConnection):
             self._take(text)
 
     def _take(self, message: Message) -> None:
-        if self._hear is not None:
-            self._hear(message)
+        if (hear := self._hear) is not None:
+            hear(message)
             return
         self._early.append(message)
         if len(self._early) > EARLY:

@@ -55,6 +55,9 @@ class Keeper:
         self._kept: dict[str, Kept] = {}
         self._marked: set[str] = set()
 
+    def __len__(self) -> int:
+        return len(self._kept)
+
     def __contains__(self, session: str) -> bool:
         return session in self._kept
 

@@ -51,13 +51,15 @@ class Ledger:
         account = self._accounts.get(session)
         if account is None:
             account = self._accounts[session] = _Account()
-        account.last += 1
-        account.entries.append((account.last, entry, size))
+        account.last = number = account.last + 1
+        account.entries.append((number, entry, size))
         account.bytes += size
         self.bytes += size
-        while account.entries and (account.bytes > self._most_session_bytes or self.bytes > self._most_bytes):
+        while account.bytes > self._most_session_bytes or self.bytes > self._most_bytes:
+            if not account.entries:
+                break
             self._let_go(account)
-        return account.last
+        return number
 
     def adopt(
         self,
@@ -79,8 +81,9 @@ class Ledger:
 
     def written(self, session: str, number: int) -> None:
         """Redis has taken the entry, and all before it."""
-        if (account := self._accounts.get(session)) is not None:
-            account.written = max(account.written, number)
+        account = self._accounts.get(session)
+        if account is not None and number > account.written:
+            account.written = number
 
     def last_written(self, session: str) -> int:
         """Number of the newest entry that Redis has taken; 0 for none."""

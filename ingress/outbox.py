@@ -140,7 +140,7 @@ class Outbox:
         try:
             await self._restore_lost()
             await self._append_pending()
-            if self._keeper is not None:
+            if self._keeper:
                 await self._keeper.write(self._keeper.rest({item.session for item in self._pending}))
             for _ in range(withdrawn):
                 await self._bus.withdraw(*self._withdrawn[0])
@@ -188,22 +188,26 @@ class Outbox:
             while left > 0 and (size := size + items[-1].size) < SLICE_BYTES:
                 items.append(self._pending.popleft())
                 left -= 1
+            number = self.ledger.number
             for item in items:
-                item.number = item.number or self.ledger.number(item.session, item.entry, item.size)
+                item.number = item.number or number(item.session, item.entry, item.size)
+            began_s = time.perf_counter()
             try:
-                with metrics.APPEND_SECONDS.time():
-                    await self._append(items)
+                await self._append(items)
             except BaseException:  # cancelled as well: the flush at the node's end goes on from here
                 self._pending.extendleft(reversed(items))
                 raise
-            self.pending_bytes -= sum(item.size for item in items)
+            finally:
+                metrics.APPEND_SECONDS.observe(time.perf_counter() - began_s)
+            written = self.ledger.written
             for item in items:
-                self.ledger.written(item.session, item.number)
+                self.pending_bytes -= item.size
+                written(item.session, item.number)
 
     async def _append(self, items: "list[_Item]") -> None:
         entries = [(item.session, item.number, item.entry) for item in items]
         keeper = self._keeper
-        if keeper is None:
+        if not keeper:  # none, or nobody's session may move
             await self._bus.append(entries)
             return
         keepings = keeper.keepings(entries, {item.session for item in self._pending})

@@ -245,7 +245,9 @@ class Ingress:
         if request is None:  # not before a handshake
             return
         headers, default = request.headers.raw_items(), self.settings.default_speech_model
-        match admit(request.path, headers, self._load(), self._check, default):
+        asked = admit(request.path, headers, self._load(), self._check, default)
+        del request, headers  # this frame lives as long as the session
+        match asked:
             case Reject(error):
                 await connection.refuse(error)
             case Resume() as wanted:

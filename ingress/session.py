@@ -29,9 +29,10 @@ nothing: ClientError is to be answered with `refuse`, EntryError to be counted, 
 """
 
 import hmac
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import partial
 from typing import Any
 
 from ingress.audio import Converter
@@ -100,6 +101,8 @@ MAX_NOTICE_BYTES = 4 * 2**20
 class State(Enum):
     """Where a session stands."""
 
+    __hash__ = object.__hash__  # Enum's own is Python code, and the table below is asked for every event
+
     NEW = auto()
     OFFERED = auto()  # looking for a worker
     SEALED = auto()  # looking for a worker, and the client has already said Terminate
@@ -110,6 +113,8 @@ class State(Enum):
 
 class Input(Enum):
     """What may happen to a session."""
+
+    __hash__ = object.__hash__
 
     START = auto()
     AUDIO = auto()  # or a message about it: ForceEndpoint, UpdateConfiguration, KeepAlive
@@ -317,6 +322,8 @@ class Session:
         self._deaf_to = -1  # generations up to this one have lost events on the way
         self._last_final = -1
         self._ordered, self._ordered_at = 0.0, now  # bytes of orders, less what time has allowed since
+        # Up to so many samples received, the client cannot be too far ahead: what it sends brings it no further.
+        self._near_until = -1.0
         self._short_ms = 0.0  # audio in a row of messages that are too short
         self._pulse: _Pulse | None = None
         self._finals: list[str] = []
@@ -350,9 +357,8 @@ class Session:
         if self.state in DEAF:
             return []
         short_ms = self._checked_duration(data)
-        if self.ahead_s(now) > self._limits.max_buffer_s:
-            text = "Audio transmission rate exceeded: too much audio buffered"
-            raise ClientError(Close.INPUT_DURATION, text)
+        if self._audio.received > self._near_until:
+            self._check_ahead(now)
         pcm = self._decoder.decode(data)
         if self.state not in _HEARING:
             self._enter(Input.AUDIO)
@@ -485,6 +491,7 @@ class Session:
             raise EntryError(f"a place of another version: {place.state} {place.close_code}") from None
         self.outcome, self._close = place.outcome, close
         self._audio.go_on(place.from_received, place.from_position)
+        self._near_until = -1.0
         self._messages, self._audio_bytes = place.from_messages, place.from_bytes
         self._received_before = place.received
         if self._restarts is not None:
@@ -559,7 +566,7 @@ class Session:
         """End the session if a deadline has passed; send a Heartbeat if one is due; else nothing."""
         due = [(deadline, error) for deadline, error in self._deadlines() if deadline <= now]
         if due:
-            return self.refuse(min(due, key=lambda pair: pair[0])[1], now)
+            return self.refuse(min(due, key=lambda pair: pair[0])[1](), now)
         if self._pulse is not None and self.state is State.OPEN and self._pulse.at + HEARTBEAT_S <= now:
             return [self._beat(self._pulse, now)]
         return []
@@ -600,17 +607,18 @@ class Session:
         self.state = following
         self.outcome = self.outcome or outcome
 
-    def _deadlines(self) -> Iterator[tuple[float, ClientError]]:
+    def _deadlines(self) -> Iterator[tuple[float, Callable[[], ClientError]]]:
+        """With what makes the error: they are looked at after every event, and hardly ever met."""
         limits = self._limits
         if self.state in (State.OFFERED, State.SEALED):
-            yield self.opened_at + limits.admission_timeout_s, too_many_sessions()
+            yield self.opened_at + limits.admission_timeout_s, too_many_sessions
         elif self.state is State.OPEN:
             patience_s = min(self.params.inactivity_timeout or limits.idle_timeout_s, limits.idle_timeout_s)
             if not self._lost:
-                yield self._heard_at + patience_s, _inactive(patience_s)
-            yield self.opened_at + limits.max_session_s, _expired()
+                yield self._heard_at + patience_s, partial(_inactive, patience_s)
+            yield self.opened_at + limits.max_session_s, _expired
         elif self.state is State.TERMINATING:
-            yield self._settled_by, internal_error()
+            yield self._settled_by, internal_error
 
     def _checked_order(self, message: ClientMessage, params: SessionParams, now: float) -> float:
         """What has been ordered up to this message. Raises ClientError 3006 when that is too much."""
@@ -621,6 +629,14 @@ class Session:
         if ordered > ORDER_BURST and not isinstance(message, Terminate):
             raise ClientError(Close.INVALID_INPUT, "User Input Validation Error: Too many messages")
         return ordered
+
+    def _check_ahead(self, now: float) -> None:
+        """Raises ClientError 3007 (protocol 3.1)."""
+        room_s = self._limits.max_buffer_s - self.ahead_s(now)
+        if room_s < 0:
+            text = "Audio transmission rate exceeded: too much audio buffered"
+            raise ClientError(Close.INPUT_DURATION, text)
+        self._near_until = self._audio.received + room_s * self._audio.rate
 
     def _checked_duration(self, data: bytes) -> float:
         """The audio in short messages up to this one, in ms. Raises ClientError 3007 (protocol 3.1)."""

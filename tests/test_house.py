@@ -132,12 +132,14 @@ CLOSED = {
 #: Third-party module -> the files (or folders) that may import it.
 DOORS = {
     "redis": {
+        "wire/line.py",
         "wire/servers.py",
         "wire/streams.py",
         "wire/ticks.py",
         "cli/redis_server.py",
         "cli/redis_fleet.py",
     },
+    "hiredis": {"wire/line.py"},
     "arq": {"wire/ticks.py"},
     "httpx": {"wire/outbound.py"},
     "jwt": {"ingress/tokens.py", "licensing/license.py", "licensing/minting.py"},

@@ -13,6 +13,7 @@ errors    the exception tree; error codes and close codes
 keys      every Redis key
 acl       what each service may do in Redis
 servers   the forms of REDIS_URL, and a client for each
+line      a connection of our own, for what is asked of Redis every few milliseconds
 streams   the only code that talks to Redis (with `leases.lua`)
 accounts  licence and usage in Redis, over the connections of streams
 moves     where resumable sessions are, and their moves from node to node, over the same connections

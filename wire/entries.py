@@ -39,6 +39,11 @@ class Kind(IntEnum):
     SAVED = 10
 
 
+#: Asked for each frame: an Enum is turned into its number, and a number into its Enum, by Python code.
+_AUDIO = int(Kind.AUDIO)
+_KINDS = {int(kind): kind for kind in Kind}
+
+
 class Order(IntEnum):
     """What ingress asks of the worker in the midst of the audio; obeyed exactly at `position`."""
 
@@ -51,6 +56,8 @@ class Order(IntEnum):
 class Event(IntEnum):
     """What a worker reports about a session."""
 
+    __hash__ = int.__hash__  # Enum's own is Python code
+
     TAKEN = (
         1  # a worker holds the lease and is ready for audio; `turn_order` is that of the turn it begins with
     )
@@ -59,6 +66,9 @@ class Event(IntEnum):
     FAILED = 4  # the worker gave the session up; `text` is what the client may be told
     HEARD = 5  # about once a second, if asked for: `audio_ms` heard, `text` the highest speech probability meanwhile
     MOVED = 6  # from one ingress to another: the session goes on there; `generation` counts its moves
+
+
+_EVENTS = {int(event): event for event in Event}
 
 
 @dataclass(frozen=True)
@@ -170,9 +180,14 @@ class Publication:
     checkpoint: Checkpoint | None = None
 
 
+#: One for all: `msgpack.packb` makes one with a buffer of 256 KiB for every call.
+_PACKER = msgpack.Packer(use_bin_type=True)
+
+
 def pack_value(value: Any) -> bytes:
     """Plain values as msgpack, for formats that other files define (`wire/recorded.py`)."""
-    return bytes(msgpack.packb(value, use_bin_type=True))
+    packed: bytes = _PACKER.pack(value)
+    return packed
 
 
 def unpack_value(data: bytes, most_bytes: int = MAX_ENTRY_BYTES, what: str = "entry") -> Any:
@@ -195,17 +210,24 @@ def _refuse(reason: str) -> NoReturn:
 
 def _unpack(data: bytes, *kinds: Kind) -> tuple[Kind, list[Any]]:
     value = unpack_value(data)
-    if not isinstance(value, list) or len(value) < 2 or not all(isinstance(item, int) for item in value[:2]):
+    if not (isinstance(value, list) and len(value) > 1 and type(value[0]) is type(value[1]) is int):
         _refuse("entry is not a list that begins with version and kind")
-    version, kind = value[:2]
+    version, kind = value[0], value[1]
     if version != VERSION:
         _refuse(f"entry of version {version}, expected {VERSION}")
     if kind not in kinds:
         _refuse(f"entry of kind {kind}, expected one of {[int(k) for k in kinds]}")
-    return Kind(kind), value[2:]
+    del value[:2]
+    return _KINDS[kind], value
 
 
 def _checked(fields: list[Any], *types: type | tuple[type, ...]) -> list[Any]:
+    if tuple(map(type, fields)) == types:  # what nearly every entry is; else it is found out what is wrong
+        for item in fields:
+            if type(item) is int and item < -1:
+                break
+        else:
+            return fields
     if len(fields) != len(types):
         _refuse(f"entry has {len(fields)} fields, expected {len(types)}")
     for place, (item, kind) in enumerate(zip(fields, types, strict=True)):
@@ -227,7 +249,7 @@ def unpack_offer(data: bytes) -> Offer:
 
 def pack_audio(entry: AudioEntry) -> bytes:
     if isinstance(entry, AudioFrame):
-        return _pack(Kind.AUDIO, entry.position, entry.pcm)
+        return pack_value((VERSION, _AUDIO, entry.position, entry.pcm))
     return _pack(Kind.CONTROL, int(entry.order), entry.position, entry.fields)
 
 
@@ -263,11 +285,17 @@ def pack_event(event: SessionEvent) -> bytes:
 
 def unpack_event(data: bytes) -> SessionEvent:
     """Raises EntryError."""
-    fields = _checked(_unpack(data, Kind.EVENT)[1], str, int, int, int, int, int, bool, str)
-    if fields[3] not in Event._value2member_map_:
-        _refuse(f"event {fields[3]}")
-    fields[3] = Event(fields[3])
-    return SessionEvent(*fields)
+    return _event(_unpack(data, Kind.EVENT)[1])
+
+
+def _event(fields: list[Any]) -> SessionEvent:
+    session, generation, sequence, number, audio_ms, turn_order, final, text = _checked(
+        fields, str, int, int, int, int, int, bool, str
+    )
+    event = _EVENTS.get(number)
+    if event is None:
+        _refuse(f"event {number}")
+    return SessionEvent(session, generation, sequence, event, audio_ms, turn_order, final, text)
 
 
 def pack_saved(saved: Saved) -> bytes:
@@ -277,7 +305,7 @@ def pack_saved(saved: Saved) -> bytes:
 def unpack_report(data: bytes) -> SessionEvent | Saved:
     """What a worker tells an ingress. Raises EntryError."""
     kind, fields = _unpack(data, Kind.EVENT, Kind.SAVED)
-    return unpack_event(data) if kind is Kind.EVENT else Saved(*_checked(fields, str, int, bytes))
+    return _event(fields) if kind is Kind.EVENT else Saved(*_checked(fields, str, int, bytes))
 
 
 def pack_checkpoint(checkpoint: Checkpoint) -> bytes:

@@ -77,7 +77,7 @@ class Keys:
         return self._key("pool", pool, "workers")
 
     def audio(self, session: str) -> bytes:
-        return self._key("session", f"{{{session}}}", "audio")
+        return f"{self.namespace}:session:{{{session}}}:audio".encode()  # for each frame
 
     def events(self, session: str) -> bytes:
         return self._key("session", f"{{{session}}}", "events")

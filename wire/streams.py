@@ -61,6 +61,7 @@ from wire.entries import (
 )
 from wire.errors import BusUnavailable, EntryError
 from wire.keys import REPLAY_HOLDER, STATE_INGRESS, STATE_OFFER, WORKERS_GROUP, Keys
+from wire.line import Line
 
 #: A session's keys live this long after they were last touched; ingress touches them every TOUCH_S.
 SESSION_TTL_S = 60
@@ -161,6 +162,8 @@ class Bus:
         self._servers = servers.parse(url)
         self._timeout_s = timeout_s
         self._redis = self._connect(timeout_s)
+        # A cluster has many servers, and redis-py knows which.
+        self._line = None if self._servers.is_cluster else Line(self._redis.connection_pool, timeout_s)
         self._blocking: list[Any] = []
         self._taking: Any = None
 
@@ -205,6 +208,8 @@ class Bus:
             return " ".join(str(server["run_id"]) for server in found)
 
     async def close(self) -> None:
+        if self._line is not None:
+            await self._line.close()
         for client in (*self._blocking, self._redis):
             await servers.close(client)
 
@@ -237,26 +242,37 @@ class Bus:
         """Run a pipeline; errors of single commands come back as values."""
         with _reaching_redis():
             results: list[Any] = await pipeline.execute(raise_on_error=False)
-        for result in results:
-            if isinstance(result, _UNREACHABLE):
-                raise BusUnavailable(f"Redis cannot be reached: {result}")
-        return results
+        return _reached(results)
+
+    async def _run(self, commands: Sequence[Sequence[Any]], line: Line | None) -> list[Any]:
+        """The same for commands as they are, over the line if there is one."""
+        if line is not None:
+            with _reaching_redis():
+                results = await line.ask(commands)
+            return _reached(results)
+        pipeline = self._redis.pipeline(transaction=False)
+        for words in commands:
+            pipeline.execute_command(*words)
+        return await self._execute(pipeline)
 
     async def run_script(
-        self, calls: Sequence[tuple[Sequence[bytes], Sequence[Any]]], lua: str = _LUA
+        self,
+        calls: Sequence[tuple[Sequence[bytes], Sequence[Any]]],
+        lua: str = _LUA,
+        *,
+        often: bool = False,
     ) -> list[Any]:
         """A script once per call, in one round trip; loads it where the server has lost it. Results in order.
 
-        A call's keys must be of one slot in a cluster. Raises BusUnavailable, also where the script fails.
+        A call's keys must be of one slot in a cluster. `often`: by a connection of its own, one caller after another
+        (`wire/line.py`). Raises BusUnavailable, also where the script fails.
         """
         if not calls:
             return []
         sha = hashlib.sha1(lua.encode(), usedforsecurity=False).hexdigest() if lua is not _LUA else _SHA
+        commands = [("EVALSHA", sha, len(keys), *keys, *arguments) for keys, arguments in calls]
         for _ in range(2):
-            pipeline = self._redis.pipeline(transaction=False)
-            for keys, arguments in calls:
-                pipeline.execute_command("EVALSHA", sha, len(keys), *keys, *arguments)
-            results = await self._execute(pipeline)
+            results = await self._run(commands, self._line if often else None)
             # What ran before a node without the script refused runs twice: each script is written for that.
             if not any(isinstance(result, NoScriptError) for result in results):
                 break
@@ -304,16 +320,24 @@ class Bus:
 
         Each entry comes with its number in its session, from 1 on. One that is there already is not written again.
         """
-        calls: dict[str, tuple[list[bytes], list[Any]]] = {}
-        for session, number, entry in entries:
-            # One call for all; in a cluster one for each session, since a script may touch one slot only.
-            call = session if self._servers.is_cluster else ""
-            keys, arguments = calls.setdefault(call, ([], ["append", AUDIO_LOG_ENTRIES, SESSION_TTL_S]))
-            keys.append(self.keys.audio(session))
+        if not self._servers.is_cluster:
+            await self.run_script([self._append_call(entries)] if entries else [], often=True)
+            return
+        sessions: dict[str, list[tuple[str, int, AudioEntry]]] = {}  # a script may touch one slot only
+        for entry in entries:
+            sessions.setdefault(entry[0], []).append(entry)
+        await self.run_script([self._append_call(own) for own in sessions.values()])
+
+    def _append_call(
+        self, entries: Sequence[tuple[str, int, AudioEntry]]
+    ) -> tuple[Sequence[bytes], Sequence[Any]]:
+        arguments: list[Any] = ["append", AUDIO_LOG_ENTRIES, SESSION_TTL_S]
+        for _, number, entry in entries:
             # A fresh log must not outlive an ingress that dies young.
             lives = number == 1 or not isinstance(entry, AudioFrame)
-            arguments += (pack_audio(entry), entry_id(number), 1 if lives else 0)
-        await self.run_script(list(calls.values()))
+            arguments += (pack_audio(entry), f"{number}-0", 1 if lives else 0)
+        audio = self.keys.audio
+        return [audio(session) for session, _, _ in entries], arguments
 
     async def touch(self, sessions: Mapping[str, int]) -> list[str]:
         """Keep the sessions' keys alive for SESSION_TTL_S more; call every TOUCH_S.
@@ -328,7 +352,8 @@ class Bus:
                     ("touch", SESSION_TTL_S * 1000),
                 )
                 for session in sessions
-            ]
+            ],
+            often=True,
         )
         return [name for (name, number), last in zip(sessions.items(), found, strict=True) if last < number]
 
@@ -571,7 +596,7 @@ class Bus:
 
         A session whose generation has moved on, or whose state is gone, gets nothing written.
         """
-        results = await self.run_script([self._publish_call(item) for item in publications])
+        results = await self.run_script([self._publish_call(item) for item in publications], often=True)
         inboxes: dict[str, list[bytes]] = {}
         for publication, result in zip(publications, results, strict=True):
             if isinstance(result, bytes):  # where the session is now: it may have moved to another node
@@ -654,6 +679,13 @@ class Bus:
             except ResponseError:
                 return 0
         return max(0, length - int(pending["pending"]))
+
+
+def _reached(results: list[Any]) -> list[Any]:
+    for result in results:
+        if isinstance(result, _UNREACHABLE):
+            raise BusUnavailable(f"Redis cannot be reached: {result}")
+    return results
 
 
 def _made(results: Sequence[Any]) -> bytes | Exception:

@@ -24,6 +24,7 @@ def test_a_few_sessions_are_measured_beside_the_bare_loop() -> None:
         assert 0 < found["inbound_p50_ms"] <= found["inbound_p99_ms"]
         assert 0 < found["outbound_p50_ms"] <= found["outbound_p99_ms"]
         assert found["begin_p99_ms"] > 0
+        assert found["held_kib"] > 0
         assert set(found["cores"]) == {"ingress", "redis", "worker", "others", "generator"}
         assert found["served"] == pytest.approx(count, rel=0.5)
         assert {"inbound_p99_ms", "cores worker"} & set(found["spread"])
@@ -41,9 +42,10 @@ def seen(**changed: object) -> Seen:
 
 
 def test_a_level_in_numbers() -> None:
-    found = judged(figures(100, seen(), CORES, 99.0, 33.333))
+    found = judged(figures(100, seen(), CORES, 99.0, 33.333, 21.26))
     assert (found["added_p50_ms"], found["added_p99_ms"]) == (3.0, 7.0)
     assert (found["per_core"], found["session_kib"], found["holds"]) == (198, 33.3, True)
+    assert found["held_kib"] == 21.3
 
 
 @pytest.mark.parametrize(
@@ -57,7 +59,7 @@ def test_a_level_in_numbers() -> None:
     ],
 )
 def test_why_a_level_falls_short(changed, served, short) -> None:
-    found = judged(figures(100, seen(**changed), CORES, served, 30.0))
+    found = judged(figures(100, seen(**changed), CORES, served, 30.0, 10.0))
     assert found["falls_short"] == [short]
     assert not found["holds"]
 

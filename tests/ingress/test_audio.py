@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ingress import audio
 from ingress.audio import Converter
 from wire.entries import SAMPLE_RATE
 
@@ -143,3 +144,19 @@ def test_after_a_flush_the_audio_begins_anew(rate: int):
     again = converter.convert(second) + converter.flush()
     assert out == streamed(rate, first)
     assert again == streamed(rate, second)
+
+
+def test_sessions_that_are_muted_hold_one_silence_together():
+    one, other = Converter(SAMPLE_RATE), Converter(SAMPLE_RATE)
+    first = one.convert(bytes(1_600))
+    assert other.convert(bytes(1_600)) is first
+    assert first == bytes(1_600)
+    spoken = bytes(1_598) + b"\1\0"
+    assert one.convert(spoken) is spoken
+
+
+def test_so_many_sizes_of_silence_are_kept_and_no_more():
+    converter = Converter(SAMPLE_RATE)
+    for samples in range(1, 500):
+        assert converter.convert(bytes(2 * samples)) == bytes(2 * samples)
+    assert len(audio._MUTE) <= audio._MUTE_SIZES

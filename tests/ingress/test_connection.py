@@ -243,8 +243,22 @@ def test_a_frame_costs_few_calls(run, calls) -> None:
         async with connected() as side:
             return calls(lambda: side.connection.data_received(whole))
 
-    # Measured: 13. A queue, a task or a parser on the way would cost dozens.
-    assert run(scenario()) <= 16
+    # Measured: 8. A queue, a task or a parser on the way would cost dozens.
+    assert run(scenario()) <= 9
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_a_frame_cut_in_its_header_is_one_frame(run, wait_until, cut: int) -> None:
+    whole = frame(BINARY, b"x" * 1_600)
+
+    async def scenario() -> None:
+        async with connected() as side:
+            for piece in (whole[:cut], whole[cut:], whole):
+                side.connection.data_received(piece)
+            await wait_until(lambda: len(side.heard) == 2)
+            assert side.heard == [b"x" * 1_600] * 2
+
+    run(scenario())
 
 
 def test_frames_sent_with_the_handshake_are_not_lost(run, wait_until) -> None:

@@ -308,3 +308,13 @@ def test_jobs_go_through_and_nothing_else_does():
     for data in (b"", b"\xc1", b"\x91\x01", b"\x91" * 5_000):
         with pytest.raises(EntryError, match="job is not"):
             entries.unpack_job(data)
+
+
+def test_a_frame_and_an_event_cost_few_calls(calls):
+    frame = AudioFrame(800, bytes(1_600))
+    event = SessionEvent("s", 1, 2, Event.MESSAGE, 3, 4, False, "{}")
+    packed, told = entries.pack_audio(frame), entries.pack_event(event)
+    # Measured: 5, 11 and 12. Looking an Enum up by its number, and asking each field by itself, made it 7, 25 and 52.
+    assert calls(lambda: entries.pack_audio(frame)) <= 5
+    assert calls(lambda: entries.unpack_audio(packed)) <= 12
+    assert calls(lambda: entries.unpack_report(told)) <= 13
