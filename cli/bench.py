@@ -368,6 +368,38 @@ def record(
         _say(f"{goal}: {'met' if result['met'] else 'missed'}")
 
 
+@app.command(epilog="[bold]Examples[/]\n  [cyan]steno bench replays --replays 1000[/]")
+def replays(
+    count: Annotated[int, typer.Option("--replays", min=1, help="Replays to run, at least.")] = 1_000,
+    sessions: Annotated[int, typer.Option(min=1, help="Live sessions.")] = 2,
+    at_once: Annotated[int, typer.Option(min=1, help="Replays at once (REPLAY_SESSIONS).")] = 2,
+    *,
+    seconds: Annotated[
+        float, typer.Option(min=2, help="Speech of each live session in a window, in s.")
+    ] = 30,
+    as_json: AsJson = False,
+    out: Out = RESULTS,
+    quick: Quick = False,
+) -> None:
+    """What live sessions notice of replays: delays of finals alone, and beside a queue of replays."""
+    from cli import bench_picture, bench_replays
+
+    with _measuring(as_json, [bench_replays.POOL]) as tell:
+        if quick:
+            count, sessions, seconds = min(count, 3), 1, min(seconds, 6.0)
+        measured = bench_replays.run(count, sessions, at_once, seconds, tell)
+        result = _result("replays", measured, quick)
+    _write(result, out, lambda path: bench_picture.delays(result["measured"], {}, _title(result), path))
+    header = ("live sessions", "finals", "p50, ms", "p95, ms", "max, ms")
+    rows = [
+        (kind, one["count"], one["p50"], one["p95"], one["max"]) for kind, one in result["results"].items()
+    ]
+    _print(result, header, rows, as_json)
+    if not as_json:
+        settings = result["settings"]
+        _say(f"{settings['replays']} replays run, {settings['refused']} times one had to wait for a place")
+
+
 @app.command(epilog="[bold]Examples[/]\n  [cyan]steno bench handshake --connections 1000[/]")
 def handshake(
     connections: Annotated[int, typer.Option(min=1, max=20_000, help="Clients at once.")] = 1_000,

@@ -28,12 +28,16 @@ class Change(StrEnum):
     ADDED = "added"
 
 
+_PLAIN = (Change.CHANGED, Change.MISSING, Change.ADDED)
+
+
 @dataclass(frozen=True)
 class Spoken:
-    """A word of a final. `start_ms` in audio time."""
+    """A word of a final. `start_ms` and `end_ms` in audio time."""
 
     text: str
     start_ms: int
+    end_ms: int = 0
 
     @property
     def plain(self) -> str:
@@ -51,11 +55,32 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`identical`: each final, in text and in the times of its words. Delays in ms, from last word to final, sorted."""
+    """`identical`: each final, in text and in the times of its words. Delays in ms, from last word to final, sorted.
+
+    `turns`: how many finals each has.
+    """
 
     pairs: tuple[Pair, ...]
     identical: bool
     delays_ms: tuple[tuple[float, ...], tuple[float, ...]]
+    turns: tuple[int, int] = (0, 0)
+
+    @property
+    def slight(self) -> list[str]:
+        """In words, what differs although the same words were said at about the same time."""
+        both = [(one.first, one.second) for one in self.pairs if one.first and one.second]
+        apart = [
+            most
+            for first, second in both
+            if (most := max(abs(first.start_ms - second.start_ms), abs(first.end_ms - second.end_ms)))
+        ]
+        written = sum(first.text != second.text and first.plain == second.plain for first, second in both)
+        told = [f"{self.turns[0]} turns, not {self.turns[1]}"] if self.turns[0] != self.turns[1] else []
+        told += [f"{written} words are written in another way"] if written else []
+        told += [f"{len(apart)} words begin or end up to {max(apart)} ms apart"] if apart else []
+        if not (told or self.identical or any(self.count(change) for change in _PLAIN)):
+            told = ["the same words are parted into turns in another way"]
+        return told
 
     def count(self, change: Change) -> int:
         return sum(pair.change is change for pair in self.pairs)
@@ -74,13 +99,14 @@ def compare(first: Recording, second: Recording) -> Comparison:
         tuple(align(one, other)),
         _finals(first) == _finals(second),
         (_delays(first), _delays(second)),
+        (len(first.finals), len(second.finals)),
     )
 
 
 def words(recording: Recording) -> list[Spoken]:
     """Those of all finals, in order."""
     return [
-        Spoken(str(word.get("text", "")), int(word.get("start", 0)))
+        Spoken(str(word.get("text", "")), int(word.get("start", 0)), int(word.get("end", 0)))
         for final in recording.finals
         for word in final.fields.get("words") or ()
     ]

@@ -258,7 +258,8 @@ def comparison(found: Comparison, names: tuple[str, str], console: Console) -> N
         delays.add_row(f"p{percent}", *("" if one is None else f"{one:.0f}" for one in both))
     console.print(delays)
     same = "[green]the finals are identical[/], in text and in the times of words"
-    console.print(same if found.identical else "the finals differ, in text or in the times of words")
+    differs = f"the finals differ: {'; '.join(found.slight) or 'see above'}"
+    console.print(same if found.identical else differs, highlight=False)
 
 
 def _pair(pair: Pair) -> tuple[str, str, str, str]:

@@ -18,6 +18,7 @@ laps          what a session has used, told in cumulative records
 dues          performs both: status heard, laps written
 pools         which pools are served now, as far as this node knows
 ledger        what the sessions' audio logs should hold, to be written again if Redis loses it
+giveway       which replays end, which may begin
 replay        what a resumable session has told, to be told again
 carried       what such a session takes along to another node        (restarts: where its decoder begins anew there)
 keeper        writes that, together with the audio

@@ -10,6 +10,9 @@ from wire.errors import BusUnavailable, ClientError, internal_error, too_many_se
 from wire.keys import LICENSE_HOLDER, REPLAY_HOLDER
 from wire.streams import Bus
 
+#: How often a live session tries to take the place of a replay.
+TRIES = 3
+
 logger = logging.getLogger(__name__)
 
 
@@ -29,11 +32,21 @@ class Places:
             holders[REPLAY_HOLDER] = self._replays
         return {holder: most for holder, most in holders.items() if holder and most}
 
+    async def _enter(self, holder: str, client: Client, most: int) -> bool:
+        """A live session takes the place of a replay, if there is one among those that have them."""
+        name, replay = client.session.id, client.session.params.replay
+        for _ in range(TRIES):  # the replay's node may just be keeping it
+            if await self._bus.take_place(holder, name, most):
+                return True
+            if replay or not await self._bus.displace(holder):
+                break
+        return False
+
     async def take(self, client: Client) -> ClientError | None:
         """All that the session needs; or why it has none. Those that it got are to be freed in any case."""
         for holder, most in self.holders(client).items():
             try:
-                if await self._bus.take_place(holder, client.session.id, most):
+                if await self._enter(holder, client, most):
                     continue
             except BusUnavailable as missed:
                 self._reach.missed("take_place", missed)
@@ -47,11 +60,20 @@ class Places:
             return error
         return None
 
-    async def keep(self, clients: Iterable[Client]) -> None:
-        """For as long as sessions run: places that nobody keeps are free after a while."""
-        held = [(holder, client.session.id) for client in clients for holder in self.holders(client)]
+    async def keep(self, clients: Iterable[Client]) -> list[Client]:
+        """For as long as sessions run: places that nobody keeps are free after a while. Returns replays that have lost
+        theirs to others.
+        """
+        present = list(clients)
+        replays = [client for client in present if client.session.params.replay]
         try:
-            await self._bus.keep_places(held)
+            lost = set(await self._bus.displaced([client.session.id for client in replays]))
+            staying = [client for client in present if client.session.id not in lost]
+            await self._bus.keep_places(
+                [(holder, client.session.id) for client in staying for holder in self.holders(client)]
+            )
         except BusUnavailable as error:
             # Until the next try their keys may have more sessions than they should; none has fewer.
             self._reach.missed("keep_places", error)
+            return []
+        return [client for client in replays if client.session.id in lost]

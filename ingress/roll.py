@@ -53,6 +53,8 @@ class Roll:
         self, keeper: Keeper, lap: Callable[[str], tuple[int, int]], now: Callable[[], float]
     ) -> None:
         self.clients: dict[str, Client] = {}
+        #: Those of them that are replays, in the order in which they began.
+        self.replays: dict[str, Client] = {}
         #: Set while nobody is here, once somebody has been.
         self.deserted = asyncio.Event()
         self._keeper = keeper
@@ -63,6 +65,8 @@ class Roll:
         """The session is this node's; its client has been told so many messages."""
         session, grant = client.session, client.grant
         self.clients[session.id] = client
+        if session.params.replay:
+            self.replays[session.id] = client
         self.deserted.clear()
         metrics.SESSIONS_OPEN.inc()
         opened_ms = round(1000 * (time.time() - self._now() + session.opened_at))
@@ -88,6 +92,7 @@ class Roll:
         """The session has ended, or goes on elsewhere."""
         session = client.session
         del self.clients[session.id]
+        self.replays.pop(session.id, None)
         if not self.clients:
             self.deserted.set()
         metrics.SESSIONS_OPEN.dec()

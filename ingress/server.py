@@ -36,6 +36,7 @@ from ingress.connection import CLOSE_TIMEOUT_S, Connection
 from ingress.credentials import Grant
 from ingress.dues import Dues
 from ingress.front import Front
+from ingress.giveway import ending, may_begin
 from ingress.handshake import Accept, Load, Reject, Resume, admit
 from ingress.heart import Heart
 from ingress.keeper import Keeper
@@ -218,7 +219,8 @@ class Ingress:
     def _load(self) -> Load:
         licensed = self._dues.gate.serving
         ready = bool(self._reach.ready)
-        return Load(len(self._clients), self.settings.max_sessions, ready, self._draining, licensed)
+        live = len(self._clients) - len(self._roll.replays)
+        return Load(live, self.settings.max_sessions, ready, self._draining, licensed)
 
     def _show_health(self) -> None:
         self._probe.ready = self._load().healthy
@@ -255,7 +257,7 @@ class Ingress:
                 params = accepted.params
                 refusal = self._dues.refusal(params.pool) or await self._unserved(params)
                 if refusal is None and await self._admission.is_full(params.pool):
-                    refusal = too_many_sessions()
+                    refusal = None if self._displaces(params) else too_many_sessions()
                 if params.replay and not self._has_time_for_replays(params.pool):
                     refusal = refusal or too_many_sessions()
                 if refusal or self._draining:  # perhaps only since Redis was asked
@@ -306,6 +308,8 @@ class Ingress:
                 else:
                     await self._record(client)
                     await self._make_offer(client)
+                    if self._roll.replays and not client.session.params.replay:
+                        await self._look_for_pools()  # one of them may have to make room at once
         except BaseException:
             self._acting.end(client)
             raise
@@ -448,7 +452,8 @@ class Ingress:
                 # Not what is being restored already, or was while we asked.
                 if offered[name].offer_id == offers[name] and not self._outbox.restoring(name):
                     self._acting.restore(offered[name])
-            await self._places.keep(offered.values())
+            for client in await self._places.keep(offered.values()):
+                self._end_replay(client)
 
     async def _pay_dues(self, drain: asyncio.Event) -> None:
         """Hear of the licence, write laps; when the licence has failed for too long, end all sessions and the node."""
@@ -539,14 +544,25 @@ class Ingress:
             self._give_way()
 
     def _has_time_for_replays(self, pool: str) -> bool:
-        return self.settings.replay_sessions > 0 and self._pools.spare(pool) > 0
+        room = may_begin(self._pools.spare(pool), len(self._clients), self.settings.max_sessions)
+        return self.settings.replay_sessions > 0 and room
+
+    def _displaces(self, params: SessionParams) -> bool:
+        """Whether a replay of this node holds a slot that the session may have: it gives way to who waits."""
+        replays = sum(one.offer.pool == params.pool for one in self._roll.replays.values())
+        return not params.replay and self._pools.spare(params.pool) + replays > 0
 
     def _give_way(self) -> None:
         """Replays are for machines that have nothing else to do: where sessions wait for a worker, they end."""
-        for client in list(self._clients.values()):
-            if client.session.params.replay and self._pools.spare(client.offer.pool) < 0:
-                metrics.REPLAYS_ENDED.inc()
-                self._acting.refuse(client, too_many_sessions())
+        open_ones = {
+            name: one for name, one in self._roll.replays.items() if one.session.state is not State.CLOSED
+        }
+        for name in ending([(name, one.offer.pool) for name, one in open_ones.items()], self._pools.spare):
+            self._end_replay(open_ones[name])
+
+    def _end_replay(self, client: Client) -> None:
+        metrics.REPLAYS_ENDED.inc()
+        self._acting.refuse(client, too_many_sessions())
 
     # ---------------------------------------------------------------------------------------------------- the end
 

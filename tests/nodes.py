@@ -117,7 +117,7 @@ class Nodes:
 async def begin(client: ClientConnection) -> dict[str, Any]:
     """Read up to Begin."""
     message: dict[str, Any] = json.loads(await client.recv())
-    assert message["type"] == "Begin"
+    assert message.get("type") == "Begin", message
     return message
 
 

@@ -237,8 +237,9 @@ class Archive:
         failures: list[EntryError] = []
         await self._read(session, lambda packed: _sort(packed, box, batches, failures))
         faults = [] if listed.facts else [f"what it is of cannot be read: {listed.fault}"]
-        if failures and not batches and not listed.facts and isinstance(failures[0], (Locked, TooNew)):
-            raise type(failures[0])(f"the recording {session} cannot be read: {failures[0]}")
+        closed = [failure for failure in failures if isinstance(failure, (Locked, TooNew))]
+        if closed and not batches and not listed.facts:
+            raise type(closed[0])(f"the recording {session} cannot be read: {closed[0]}")
         if failures:
             total = len(batches) + len(failures)
             faults.append(f"{len(failures)} of {total} parts of the log cannot be read: {failures[0]}")

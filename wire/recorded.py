@@ -139,7 +139,7 @@ class Stepped:
 
     The step took in the audio from `from_ms` to `to_ms`, the last of which had been read at `queued_s`. `sessions` took
     part in it. `speech`: probabilities that someone speaks, in thousandths, one for each hop of `hop_ms`; the first
-    hop ends at `speech_ms`.
+    hop ends at `speech_ms`. `held`: what was due for this session had to wait, in favour of others.
     """
 
     at_s: float
@@ -152,6 +152,7 @@ class Stepped:
     speech_ms: int = 0
     hop_ms: int = 0
     speech: tuple[int, ...] = ()
+    held: bool = False
 
 
 @dataclass(frozen=True)

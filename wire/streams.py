@@ -61,7 +61,7 @@ from wire.entries import (
     unpack_report,
 )
 from wire.errors import BusUnavailable, EntryError
-from wire.keys import STATE_INGRESS, STATE_OFFER, WORKERS_GROUP, Keys
+from wire.keys import REPLAY_HOLDER, STATE_INGRESS, STATE_OFFER, WORKERS_GROUP, Keys
 from wire.line import Line
 
 #: A session's keys live this long after they were last touched; ingress touches them every TOUCH_S.
@@ -419,6 +419,27 @@ class Bus:
         """The session is over."""
         with _reaching_redis():
             await self._redis.zrem(self.keys.places(holder), session)
+
+    async def displace(self, holder: str) -> bool:
+        """A replay gives up its place among the holder's sessions, on whatever node it is; whether there was one."""
+        with _reaching_redis():
+            for name in await self._redis.zrange(self.keys.places(REPLAY_HOLDER), 0, -1):
+                if await self._redis.zscore(self.keys.places(holder), name) is not None:
+                    # In this order: its node, which may be keeping both, is then found out at the next try.
+                    await self._redis.zrem(self.keys.places(REPLAY_HOLDER), name)
+                    await self._redis.zrem(self.keys.places(holder), name)
+                    return True
+        return False
+
+    async def displaced(self, replays: Sequence[str]) -> list[str]:
+        """Those of these replays that have no place any more."""
+
+        def fill(pipe: Any) -> None:
+            for name in replays:
+                pipe.zscore(self.keys.places(REPLAY_HOLDER), name)
+
+        scores = await self.execute(fill) if replays else []
+        return [name for name, score in zip(replays, scores, strict=True) if score is None]
 
     async def inbox(
         self, instance: str, block_ms: int = 1000, lost: Callable[[BusUnavailable], None] | None = None

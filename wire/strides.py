@@ -1,8 +1,9 @@
 """How far each step of a recorded session went, for a replay: the same steps see the same audio, and say the same.
 
 What a model hears is ruled by audio time, but a machine that has little time takes more audio in a step, and then less
-is decoded. A replay takes what the recorded steps took. Strides are numbers of UNIT_MS, one for each step, 0 for steps
-that had no new audio; as text they are compressed, in base64, for a query.
+is decoded; and what is due may be held back in favour of other sessions. A replay takes what the recorded steps took,
+and waits where they did. Strides are numbers of UNIT_MS, one for each step, 0 for steps that had no new audio, and HELD
+more where something was held back; as text they are compressed, in base64, for a query.
 """
 
 import base64
@@ -15,6 +16,8 @@ from wire.recordings import Recording
 
 #: What a step takes where the machine has time: a chunk of the pools' models.
 UNIT_MS = 64
+#: Beside how far a step went: something that was due had to wait for a later one.
+HELD = 0x80
 #: Most steps of one session, and most letters that they may take; longer ones are replayed a unit a step.
 MAX_STRIDES, MAX_TEXT = 200_000, 40_000
 
@@ -24,7 +27,11 @@ def of(recording: Recording) -> bytes:
     if len(recording.of(Taken)) != 1:
         return b""
     steps = recording.of(Stepped)
-    return bytes(min(255, -(-(step.to_ms - step.from_ms) // UNIT_MS)) for step in _whole(steps))
+    return bytes(_stride(step) for step in _whole(steps))
+
+
+def _stride(step: Stepped) -> int:
+    return min(HELD - 1, -(-(step.to_ms - step.from_ms) // UNIT_MS)) | (HELD if step.held else 0)
 
 
 def _whole(steps: Sequence[Stepped]) -> Iterable[Stepped]:

@@ -6,6 +6,7 @@ pool         leases: take, take over, renew, settle, give back
 feeders      which ingress nodes have died, whose sessions are to be let go
 engine       the step loop: read, plan, step, decide, publish
 seat         one leased session: where it is in the audio, what was told
+leftover     when a worker's replays may have a step
 overload     whether a worker has more to do than it can
 slots        who sits where, what chunk is next, whose result came back
 turns        endpointing: observations and hypotheses -> turns          (endpointing: its rules, completeness: one more)

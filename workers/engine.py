@@ -29,13 +29,14 @@ from wire.recorded import OFFER_REPLAY
 from wire.service import session_id
 from wire.streams import Bus, Logged
 from workers.feeders import Feeders
+from workers.leftover import Leftover
 from workers.overload import Overload, behind_s
 from workers.pool import Pool
 from workers.recognizer import Hypothesis, Recognizer
 from workers.recorder import Recorder
 from workers.seat import Seat, refusal
 from workers.settings import WorkerSettings
-from workers.slots import Plan, Slots
+from workers.slots import Plan, Room, Slots
 from workers.turns import Effect, Finished, Flush, SpeechStarted, Turn
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class Engine:
         self._pool = pool
         self._recognizer = recognizer
         self._slots = Slots(recognizer.spec)
+        self._leftover = Leftover()
         self._seats: dict[str, Seat] = {}
         self._outbox: list[Publication] = []
         self._over: list[Lease] = []  # settled once their last events are written
@@ -301,7 +303,8 @@ class Engine:
         while not self._stopping:
             started, self._hurried = time.monotonic(), False
             await self._read()
-            if (plan := self._slots.plan(self._recognizer.behind, self._pace())) is not None:
+            room = self._leftover.room(self._slots.live, started)
+            if (plan := self._slots.plan(self._recognizer.behind, self._pace(), room)) is not None:
                 begun = time.monotonic()
                 step = asyncio.get_running_loop().run_in_executor(
                     self._thread, self._recognizer.step, plan.batch
@@ -311,11 +314,17 @@ class Engine:
                 self._observe(plan, time.monotonic() - started)
                 self._recorder.step(time.monotonic() - begun, int((plan.batch.samples > 0).sum()))
                 self._hurried |= self._slots.catching_up
+                if plan.replay:
+                    self._leftover.took(begun, time.monotonic())
                 self._decide(plan, results)
+            self._hurried |= self._slots.replaying and self._may_replay()
             self._weigh(self._step_s if plan is not None else 0.0)
             await self._publish()
             if not self._hurried:
                 await asyncio.sleep(max(0.0, started + period_s - time.monotonic()))
+
+    def _may_replay(self) -> bool:
+        return self._leftover.room(self._slots.live, time.monotonic()) is not Room.NONE
 
     async def _read(self) -> None:
         cursors = {name: seat.cursor for name, seat in self._seats.items() if not seat.crowded}

@@ -96,6 +96,8 @@ class Batch:
     flush_ms  [S] int64: settle every word up to this audio time, at this or a later step; NO_FLUSH otherwise. Never
               later than the audio given so far (this row included). Asked once; stands until answered.
     options   slot -> options, for slots whose options are new or changed
+    hold      slots for which nothing is decoded in this step, whatever is due: it is due at a later one. Only for
+              recognizers that choose what they decode
     """
 
     audio: NDArray[np.float32]
@@ -104,6 +106,7 @@ class Batch:
     origin_ms: NDArray[np.int64]
     flush_ms: NDArray[np.int64]
     options: Mapping[int, SlotOptions] = field(default_factory=dict)
+    hold: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,7 @@ class Hypothesis:
                   and not heard); None: the model tells none, or nothing was decoded yet in the open turn
     memory        with an answer to a flush: what to keep of the past, from there on; None: the model keeps none
     quiet         while nothing is open: a place that another worker may go on from, and the memory for it
+    held          something was due, and there was no time for it in this step
     """
 
     observations: tuple[Observation, ...] = ()
@@ -143,6 +147,7 @@ class Hypothesis:
     language_confidence: float = 0.0
     memory: Memory | None = None
     quiet: Quiet | None = None
+    held: bool = False
 
 
 class Recognizer(Protocol):

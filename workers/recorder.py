@@ -87,7 +87,8 @@ class Recorder:
         track.position, track.decided_s = stepped, now_s
         times = (now_s, track.generation, queued_s, begun_s)
         heard = (seat.ms(begin), seat.ms(stepped), self._sessions)
-        self._scribe.keep(seat.session, Stepped(*times, *heard, *self._speech(hypothesis)))
+        step = Stepped(*times, *heard, *self._speech(hypothesis), held=hypothesis.held)
+        self._scribe.keep(seat.session, step)
 
     def decided(self, seat: Seat, flush: Flush) -> None:
         """A turn is to end."""

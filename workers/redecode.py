@@ -122,6 +122,7 @@ class Redecoder:
         self.spec = spec
         self.rules = rules or Rules()
         self.behind = False
+        self._held = set[int]()  # due, and not served in this step
         self._model = model
         self._listener = Listener(spec, vad, self.rules.pause_ms)
         self._pieces = pieces
@@ -148,7 +149,7 @@ class Redecoder:
         """Listen to the batch's audio, decode what is due, answer flushes."""
         self._accept(batch)
         observations, fell_due = self._listen()
-        decoded, failed = self._decode(self._in_line(fell_due))
+        decoded, failed = self._decode(self._in_line(fell_due, batch.hold))
         return [
             Hypothesis(failed=True)
             if slot in failed
@@ -193,14 +194,16 @@ class Redecoder:
 
     # ---------------------------------------------------------------------------------------------- what is due
 
-    def _in_line(self, fell_due: Mapping[int, _Due]) -> list[_Due]:
+    def _in_line(self, fell_due: Mapping[int, _Due], hold: frozenset[int]) -> list[_Due]:
         """Due slots, most urgent first, as many as the budget covers."""
         due: list[_Due] = []
         for slot, window in enumerate(self._windows):
+            if slot in hold:
+                continue
             item = fell_due.get(slot) if window.flush_ms == NO_FLUSH else None
             if item is not None or (item := self._due(slot, window)) is not None:
                 due.append(item)
-        slots = {item.slot for item in due}
+        slots = hold | {item.slot for item in due}
         self._due_since = {slot: step for slot, step in self._due_since.items() if slot in slots}
         for item in due:
             self._due_since.setdefault(item.slot, self._steps)
@@ -213,6 +216,7 @@ class Redecoder:
                 break
             line.append(item)
         self.behind = len(line) < len(due)
+        self._held = {item.slot for item in due[len(line) :]}
         for item in line:
             del self._due_since[item.slot]
         self._steps += 1
@@ -392,6 +396,7 @@ class Redecoder:
             language=language,
             language_confidence=sure,
             memory=memory,
+            held=slot in self._held,
         )
 
     def _flushed(self, slot: int, window: Window) -> int | None:

@@ -2,6 +2,9 @@
 
     seat -> feed, cut, flush, configure ... -> plan -> (model thread: step) -> deliver -> ... -> unseat
 
+A replay has steps of its own, one at a time, so that what it is told hangs on nobody's company and nobody waits for it
+in a step: live sessions go first, and `plan` says when a replay may.
+
 Positions are samples of the session's 16 kHz audio, from its first sample, also after a resume. For each session
 `stepped <= planned <= fed`: results are back up to `stepped`, samples are in a plan up to `planned`, and `fed` is the
 end of its backlog. Two plans may be out at a time, so that one is prepared while the other computes.
@@ -10,10 +13,12 @@ end of its backlog. Two plans may be out at a time, so that one is prepared whil
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wire.strides import HELD
 from workers.recognizer import NO_FLUSH, Batch, Hypothesis, SlotOptions, Spec
 
 #: Audio a slot may hold back. Past it `feed` refuses: whoever reads the stream must read less.
@@ -32,13 +37,16 @@ class Owner:
 
 @dataclass(frozen=True)
 class Plan:
-    """One step to run. `owners` by slot: whose state the row is; None where nobody's first row has gone out yet."""
+    """One step to run. `owners` by slot: whose state the row is; None where nobody's first row has gone out yet.
+    `replay`: it is a replay's.
+    """
 
     batch: Batch
     owners: tuple[Owner | None, ...]
+    replay: bool = False
 
 
-@dataclass
+@dataclass(eq=False)
 class _Seat:
     slot: int
     owner: Owner
@@ -51,10 +59,21 @@ class _Seat:
     cuts: deque[int] = field(default_factory=deque)
     fresh: bool = True
     steady: bool = False  # until it has caught up
-    strides: deque[int] | None = None  # chunks of each step to come, of a replay; one each when they are over
+    strides: deque[int] | None = (
+        None  # of a replay's steps to come (`wire/strides.py`); a chunk each when they are over
+    )
+    held: bool = False  # the last step left undone what was due
     flush_ms: int = NO_FLUSH  # asked, not yet in a plan
     awaited_ms: int = NO_FLUSH  # in a plan, not yet answered
     out: int = 0  # plans out that may tell something about it
+
+
+class Room(Enum):
+    """For a replay's step: none; what live sessions leave; before them."""
+
+    NONE = 0
+    LEFT = 1
+    FIRST = 2
 
 
 class _Arrays:
@@ -84,6 +103,12 @@ class Slots:
         self._empty = list(range(spec.slots))
         self._arrays = (_Arrays(spec), _Arrays(spec))
         self._out: deque[tuple[Plan, tuple[_Seat | None, ...]]] = deque()
+        self._turns = deque[_Seat]()  # of replays: who was served longest ago comes next
+
+    @property
+    def live(self) -> bool:
+        """Whether anybody sits here who is no replay."""
+        return len(self._turns) < len(self._seats)
 
     @property
     def free(self) -> int:
@@ -115,6 +140,7 @@ class Slots:
         )
         if strides is not None:
             self._seats[session].strides = deque(strides)
+            self._turns.append(self._seats[session])
         return slot
 
     def steady(self, session: str) -> None:
@@ -123,7 +149,10 @@ class Slots:
 
     def unseat(self, session: str) -> None:
         """Free the slot. Samples not planned are dropped, and so is what plans still out will say about it."""
-        self._empty.append(self._seats.pop(session).slot)
+        seat = self._seats.pop(session)
+        if seat.strides is not None:
+            self._turns.remove(seat)
+        self._empty.append(seat.slot)
         self._empty.sort()
 
     def configure(self, session: str, options: SlotOptions) -> None:
@@ -193,14 +222,17 @@ class Slots:
 
     @property
     def catching_up(self) -> bool:
-        """Whether a steady seat, or a replay, has enough for a step: there is no need to wait for more."""
-        return any(
-            (seat.steady or seat.strides is not None) and self._is_full(seat) for seat in self._seats.values()
-        )
+        """Whether a steady seat has enough for a step: there is no need to wait for more."""
+        return any(seat.steady and self._is_full(seat) for seat in self._seats.values())
 
-    def plan(self, behind: bool = False, pace: int = 1) -> Plan | None:
+    @property
+    def replaying(self) -> bool:
+        """Whether a replay has enough for a step."""
+        return any(self._is_full(seat) for seat in self._turns)
+
+    def plan(self, behind: bool = False, pace: int = 1, replay: Room = Room.LEFT) -> Plan | None:
         """The next step, or None if no slot has anything to do; `behind`: the recognizer has, even without audio;
-        `pace`: chunks that a steady seat takes at most.
+        `pace`: chunks that a steady seat takes at most; `replay`: when the step may be a replay's.
 
         A slot takes part with a full chunk; with less where a cut asks for it; and with no samples at all while a flush
         of what is planned already waits, or is unanswered, so that the model can go on without new audio. Any other
@@ -209,41 +241,69 @@ class Slots:
         """
         if len(self._out) == len(self._arrays):
             raise RuntimeError("two plans are out already: deliver the first")
-        if not behind and not any(self._due(seat) for seat in self._seats.values()):
+        if (due := self._in_step(behind, replay)) is None:
             return None
         arrays = self._arrays[0]
         self._arrays = (self._arrays[1], arrays)
         arrays.clear()
         rows: list[_Seat | None] = [None] * self._spec.slots
         options: dict[int, SlotOptions] = {}
+        hold = self._on_hold(due)
         for seat in self._seats.values():
-            if self._due(seat):
+            if seat in due:
                 self._fill(seat, arrays, options, pace)
             if not seat.fresh:
                 rows[seat.slot] = seat
                 seat.out += 1
-        batch = Batch(arrays.audio, arrays.samples, arrays.reset, arrays.origin_ms, arrays.flush_ms, options)
-        plan = Plan(batch, tuple(seat.owner if seat else None for seat in rows))
+        of_slots = (arrays.audio, arrays.samples, arrays.reset, arrays.origin_ms, arrays.flush_ms)
+        batch = Batch(*of_slots, options, hold)
+        owners = tuple(seat.owner if seat else None for seat in rows)
+        plan = Plan(batch, owners, replay=bool(due) and due[0].strides is not None)
         self._out.append((plan, tuple(rows)))
         return plan
+
+    def _in_step(self, behind: bool, replay: Room) -> list[_Seat] | None:
+        """Who takes part: all live seats that are due, or one replay. None: there is no step."""
+        live = [seat for seat in self._seats.values() if seat.strides is None and self._due(seat)]
+        after = bool(live) or behind
+        again = next((seat for seat in self._turns if self._due(seat)), None)
+        if again is None or replay is Room.NONE or (after and replay is not Room.FIRST):
+            return live if after else None
+        self._turns.remove(again)
+        self._turns.append(again)
+        return [again]
+
+    def _on_hold(self, due: list[_Seat]) -> frozenset[int]:
+        """Live seats and replays are decoded in steps of their own; a replay, where its recorded step was."""
+        again = due[0] if due and due[0].strides is not None else None
+        others = {seat.slot for seat in self._seats.values() if (seat.strides is None) == (again is not None)}
+        if again is None:
+            return frozenset(others)
+        others |= {seat.slot for seat in self._turns if seat is not again}
+        return frozenset(others | ({again.slot} if self._holds(again) else set()))
+
+    def _holds(self, seat: _Seat) -> bool:
+        """Whether a replay's next step left something undone when it was recorded."""
+        self._stride(seat)
+        return bool(seat.strides and seat.strides[0] & HELD)
 
     def _due(self, seat: _Seat) -> bool:
         stuck = seat.awaited_ms != NO_FLUSH and not seat.out  # the last row did not bring the answer
         if self._stride(seat):  # a flush goes with the audio that it went with
             return self._is_full(seat) or bool(seat.cuts)
-        return self._is_full(seat) or bool(seat.cuts) or self._reached(seat) or stuck
+        return self._is_full(seat) or bool(seat.cuts) or self._reached(seat) or stuck or seat.held
 
     def _is_full(self, seat: _Seat) -> bool:
         chunks = self._stride(seat) or 1
         return seat.fed - seat.planned >= chunks * self._spec.chunk_samples
 
     def _stride(self, seat: _Seat) -> int | None:
-        """Chunks of a replay's next step, as far as that was recorded. Where no flush waits, no step is without any."""
+        """Chunks of a replay's next step, as far as that was recorded. Where nothing waits, no step is without any."""
         strides = seat.strides or deque()
-        flushing = seat.flush_ms != NO_FLUSH or seat.awaited_ms != NO_FLUSH
-        while strides and not strides[0] and not flushing:
+        waiting = seat.held or seat.flush_ms != NO_FLUSH or seat.awaited_ms != NO_FLUSH
+        while strides and not strides[0] and not waiting:
             strides.popleft()
-        return strides[0] if strides else None
+        return strides[0] & ~HELD if strides else None
 
     def _reached(self, seat: _Seat) -> bool:
         """Whether a flush waits that needs no more audio than is planned."""
@@ -252,10 +312,11 @@ class Slots:
     def _fill(self, seat: _Seat, arrays: _Arrays, options: dict[int, SlotOptions], pace: int) -> None:
         slot, row = seat.slot, arrays.audio[seat.slot]
         if seat.strides is not None:
-            stride = self._stride(seat)
+            stride, holds = self._stride(seat), self._holds(seat)
             row = row[: (1 if stride is None else stride) * self._spec.chunk_samples]
             if stride is not None:
                 seat.strides.popleft()
+            seat.held = holds
         elif seat.steady:
             row = row[: pace * self._spec.chunk_samples]
         arrays.samples[slot] = self._take(seat, row)

@@ -14,8 +14,10 @@ from typer.testing import CliRunner
 from cli.main import app
 from tests.recorded import EVENTFUL, ID, recording
 from wire.archive import Archive
-from wire.entries import Event, Lease, Offer, Publication, SessionEvent
+from wire.entries import Event, Lease, Offer, Publication, SessionEvent, pack_value
 from wire.errors import BusUnavailable, StackError
+from wire.keys import FACTS_BEGIN
+from wire.recorded import FORMAT
 
 KEY = "00" * 32
 ROOT = Path(__file__).parents[2]
@@ -92,6 +94,35 @@ def test_encrypted_it_opens_with_the_key_alone(steno, bus, run, monkeypatch):
         steno("show", ID)
     monkeypatch.setenv("RECORD_KEY", KEY)
     assert "Hello, there." in steno("show", ID)
+
+
+def test_what_cannot_be_read_is_told_and_the_rest_is_shown(steno, bus, run, monkeypatch, redis_url, keys):
+    run(Archive(bus, bytes(32)).put(recording(), 3600.0, 10**6))
+    monkeypatch.setenv("RECORD_KEY", KEY)
+    log, facts = keys.recording_log(ID), keys.recording_facts(ID)
+    with redis.Redis.from_url(redis_url) as server:
+        server.xadd(log, {"e": b"rubbish"})
+        told = steno("show", ID)
+        assert "not all is here: 1 of 2 parts of the log cannot be read" in told
+        assert "Hello, there." in told
+        monkeypatch.setenv("RECORD_KEY", "11" * 32)
+        with pytest.raises(StackError, match=f"{ID} cannot be read: RECORD_KEY is not the key"):
+            steno("show", ID)
+        monkeypatch.setenv("RECORD_KEY", KEY)
+        later = pack_value([FORMAT + 1, "ingress", 0, []])
+        server.xadd(log, {"e": later})
+        assert "2 of 3 parts of the log cannot be read" in steno("show", ID, "--words")
+        server.xtrim(log, maxlen=2, approximate=False)  # what is left: rubbish
+        assert "2 of 2 parts of the log cannot be read" in steno("show", ID)
+        server.hset(facts, FACTS_BEGIN, later)
+        server.delete(log)
+        server.xadd(log, {"e": later})
+        server.expire(log, 60)
+        with pytest.raises(StackError, match=f"{ID} cannot be read: written in format .* by a later release"):
+            steno("show", ID)
+        server.delete(log, facts)
+        with pytest.raises(StackError, match=f"{ID} has expired"):
+            steno("show", ID)
 
 
 def test_an_ambiguous_beginning_is_told(steno, kept, bus, run):

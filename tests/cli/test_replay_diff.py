@@ -1,5 +1,7 @@
 """Two transcripts, word by word."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,6 +64,19 @@ def test_a_recording_is_identical_with_itself():
     assert found.identical
     assert found.error_rate == 0
     assert [round(delay) for delay in found.delays_ms[0]] == [70, 70]
+
+
+def test_what_differs_but_a_little_is_told_too():
+    def against(*finals) -> list[str]:
+        return compare(recording(), recording(*finals)).slight
+
+    assert against((HELLO, THERE), (BYE,)) == []
+    assert against((HELLO, THERE), (replace(BYE, end=BYE.end + 20),)) == [
+        "1 words begin or end up to 20 ms apart"
+    ]
+    assert against((HELLO, THERE), (replace(BYE, text="goodbye"),)) == ["1 words are written in another way"]
+    assert against((HELLO, THERE, BYE)) == ["2 turns, not 1"]
+    assert against((HELLO,), (THERE, BYE)) == ["the same words are parted into turns in another way"]
 
 
 def test_percentiles_of_few_delays():

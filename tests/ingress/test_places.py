@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -142,6 +143,47 @@ def test_replays_have_places_of_their_own_and_give_way(run, nodes: Nodes, wait_u
                     await report(0)
                     assert (await rest(client))[1:] == busy, "others wait for a worker"
                     node.worker.takes = True
+                    await begin(live)
+
+    run(scenario())
+
+
+def test_a_live_session_takes_the_place_of_a_replay_on_whatever_node(
+    run, nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(server, "TOUCH_S", 0.05)
+    limited: dict[str, Any] = {
+        "api_keys": "alpha",
+        "api_key_sessions": 1,
+        "max_sessions": 1,
+        "replay_sessions": 1,
+    }
+
+    async def scenario() -> None:
+        async with nodes(**limited) as here, nodes(**limited) as there:
+            await here.bus.report("english", "w", WorkerLoad(4, 4, 0, int(time.time()) + 60, "m"))
+            await nodes.wait_until(lambda: here.ingress._pools.spare("english") == 4)
+            async with here.client("/v3/ws?replay=true", **presenting("alpha")) as replay:
+                await begin(replay)
+                async with there.client(**presenting("alpha")) as live:
+                    await begin(live)
+                    assert (await rest(replay))[1] == 3009
+                    async with here.client(**presenting("alpha")) as second:
+                        assert await rest(second) == error(3009, FULL), "no replay is left"
+
+    run(scenario())
+
+
+def test_a_full_node_has_room_for_a_live_session_beside_a_replay(run, nodes: Nodes):
+    async def scenario() -> None:
+        async with nodes(max_sessions=1, replay_sessions=2) as node:
+            await node.bus.report("english", "w", WorkerLoad(4, 4, 0, int(time.time()) + 60, "m"))
+            await nodes.wait_until(lambda: node.ingress._pools.spare("english") == 4)
+            async with node.client("/v3/ws?replay=true") as replay:
+                await begin(replay)
+                async with node.client("/v3/ws?replay=true") as another:
+                    assert (await rest(another))[1] == 3009
+                async with node.client() as live:
                     await begin(live)
 
     run(scenario())

@@ -1,17 +1,24 @@
 """A recorded session, run again on the same model, tells the same finals: word by word, ms by ms, at any speed."""
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlencode
 
+import av
+import numpy as np
 import pytest
 
 from cli import client
 from cli.up import Stack
-from tests.speech import BECKETT, FOX, SAMPLE_RATE, chunks, clip_pcm
+from tests.speech import BECKETT, FOX, LIGHT, SAMPLE_RATE, clip_pcm, pcm, pieces, silence
+from tests.spoken import clip
+from wire.speech_models import DEFAULT_MODEL
 
 pytestmark = [pytest.mark.weights, pytest.mark.timeout(240)]
 
@@ -20,23 +27,40 @@ KEY = "5a" * 32
 CHUNK_MS = 100
 
 
-def spoken(url: str, pcm: bytes) -> str:
-    """The id of a recorded session that spoke in real time: a machine that has time for it tells the same again."""
+FORCE: Mapping[int, Mapping[str, object]] = {30: {"type": "ForceEndpoint"}}
+MULTILINGUAL, PRO = "universal-streaming-multilingual", "universal-3-5-pro"
+
+
+def spoken(
+    url: str,
+    sound: bytes,
+    orders: Mapping[int, Mapping[str, object]] = FORCE,
+    model: str = DEFAULT_MODEL,
+    rate: int = SAMPLE_RATE,
+    **query: str,
+) -> str:
+    """The id of a recorded session that spoke in real time, 16 bits at `rate`, or 8 where an `encoding` says so.
+
+    After so many chunks the client gives `orders`.
+    """
     begun: list[str] = []
+    byte_rate = rate if "encoding" in query else 2 * rate
 
     async def audio() -> AsyncIterator[bytes | str]:
         number = 0
-        async for chunk in client.paced(chunks(pcm, CHUNK_MS), SAMPLE_RATE):
+        async for chunk in client.paced(pieces(sound, byte_rate * CHUNK_MS // 1000), byte_rate // 2):
             yield chunk
             number += 1
-            if number == 30:
-                yield '{"type": "ForceEndpoint"}'
+            if number in orders:
+                yield json.dumps(orders[number])
 
     def hear(received: client.Received) -> None:
         if received.fields["type"] == "Begin":
             begun.append(received.fields["id"])
 
-    asyncio.run(client.converse(client.Request(f"{url}/?record=true"), audio(), hear))
+    asked = urlencode({"record": "true", **query})
+    request = client.Request(f"{url}/?{asked}", sample_rate=rate, speech_model=model)
+    asyncio.run(client.converse(request, audio(), hear))
     return begun[0]
 
 
@@ -68,3 +92,63 @@ def test_a_longer_session_with_many_pauses_tells_the_same_finals_again(wait_unti
         for _ in range(2):
             ran = steno(stack, "run", name, "--speed", "fast", "--check")
             assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_sessions_of_other_pools_that_shared_their_steps_tell_the_same_again(wait_until_sync):
+    """Languages change, settings and context do, and two sessions share the multilang pool's steps."""
+    talk = b"".join(
+        pcm(clip(*one)[0]) + silence(1.5)
+        for one in (("fr", "pangrama"), ("es", "conteo"), ("it", "pangrama"))
+    )
+    settings = {"type": "UpdateConfiguration", "max_turn_silence": 700, "min_turn_silence": 200}
+    context = {
+        "type": "UpdateConfiguration",
+        "agent_context": "What is the light?",
+        "keyterms_prompt": ["season"],
+    }
+    with (
+        Stack(pools=("multilang", "u3pro"), env={"RECORD": "ask", "RECORD_KEY": KEY}) as stack,
+        ThreadPoolExecutor(3) as threads,
+    ):
+        told = [
+            threads.submit(spoken, stack.url, talk, {}, MULTILINGUAL, language_detection="true"),
+            threads.submit(spoken, stack.url, talk, {**FORCE, 60: settings}, MULTILINGUAL),
+            threads.submit(spoken, stack.url, clip_pcm(LIGHT), {40: context}, PRO, prompt="A novel."),
+        ]
+        assert_the_same_again(stack, [one.result() for one in told], wait_until_sync)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_telephone_session_whose_settings_changed_tells_the_same_again(wait_until_sync):
+    settings = {"type": "UpdateConfiguration", "keyterms_prompt": ["fox"], "max_turn_silence": 900}
+    with Stack(env={"RECORD": "ask", "RECORD_KEY": KEY}) as stack:
+        sound = mulaw(clip_pcm(FOX, 8_000))
+        name = spoken(
+            stack.url,
+            sound,
+            {**FORCE, 10: settings},
+            rate=8_000,
+            encoding="pcm_mulaw",
+            keyterms_prompt='["dog"]',
+        )
+        assert_the_same_again(stack, [name], wait_until_sync)
+
+
+def assert_the_same_again(stack: Stack, names: list[str], wait_until_sync) -> None:
+    for name in names:
+        wait_until_sync(lambda name=name: "over       ended" in steno(stack, "show", name).stdout, 60)
+        for speed in ("fast", "real"):
+            ran = steno(stack, "run", name, "--speed", speed, "--check")
+            assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def mulaw(sound: bytes) -> bytes:
+    """16-bit PCM at 8 kHz in G.711's 8 bits."""
+    codec = av.CodecContext.create("pcm_mulaw", "w")
+    codec.sample_rate, codec.layout, codec.format = 8_000, "mono", "s16"
+    frame = av.AudioFrame.from_ndarray(np.frombuffer(sound, "<i2")[None], "s16", "mono")
+    frame.sample_rate = 8_000
+    return b"".join(bytes(packet) for packet in [*codec.encode(frame), *codec.encode(None)])

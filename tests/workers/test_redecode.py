@@ -20,12 +20,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wire.strides import HELD
 from workers import checkpoints
 from workers.drafting import Task, Transcript, transcribe
 from workers.models.decoder import Opening
 from workers.models.moonshine import Moonshine, MoonshineConfig, fused
 from workers.recognizer import NO_FLUSH, Batch, Hypothesis, SlotOptions, Spec
 from workers.redecode import OVERDUE_STEPS, Redecoder, Rules, _cut_short, _Due, end_of_turn
+from workers.slots import Slots
 from workers.vad import HOP, SileroVAD
 from workers.words import Word, join
 
@@ -526,6 +528,39 @@ def test_no_slot_starves(weights: Weights) -> None:
     assert all(len(heard.partials) >= 2 for heard in listener.heard)
     for slot in range(SLOTS):
         assert wrong(TRANSCRIPTS["quick_brown_fox.wav"], listener.finish(slot).text) <= 0.12
+
+
+def test_what_was_told_in_company_is_told_again_alone(weights: Weights) -> None:
+    """Too many sessions for the budget: a replay is told how far each step went, and where it was held back."""
+    audio = (clip("quick_brown_fox.wav") * 32767).astype(np.int16)
+    hurried = weights.redecoder(rules=replace(Rules(), budget_ms=1))
+    first, strides = through(hurried, audio, [None] * SLOTS)
+    assert any(stride & HELD for stride in strides)
+    again, _ = through(weights.redecoder(), audio, [strides])
+    assert again == first
+
+
+def through(
+    recognizer: Redecoder, audio: NDArray[np.int16], sessions: Sequence[bytes | None]
+) -> tuple[list[object], bytes]:
+    """What the last of these sessions (a replay, where it has strides) was told of its words; its steps' strides."""
+    slots, names = Slots(recognizer.spec), [str(number) for number in range(len(sessions))]
+    for name, strides in zip(names, sessions, strict=True):
+        slots.seat(name, 1, 0, SlotOptions(), strides=strides)
+    told, taken, at = list[object](), bytearray(), 0
+    while at < len(audio) or recognizer.behind or slots.replaying:
+        for name in names:
+            slots.feed(name, audio[at : at + 2 * CHUNK])
+        at += 2 * CHUNK
+        while (plan := slots.plan(recognizer.behind)) is not None:
+            count = int(plan.batch.samples[len(names) - 1])
+            for name, _, news in slots.deliver(plan, recognizer.step(plan.batch)):
+                if name == names[-1]:
+                    taken.append(count // CHUNK | (HELD if news.held else 0))
+                    told += [(news.settled, news.tail, news.heard_ms)] if news.tail is not None else []
+            if at < len(audio):  # as on a machine that has no time for more steps
+                break
+    return told, bytes(taken)
 
 
 def test_slots_that_race_ahead_take_no_turn_from_one_in_real_time(weights: Weights) -> None:

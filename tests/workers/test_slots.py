@@ -8,8 +8,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from wire.strides import HELD
 from workers.recognizer import NO_FLUSH, Hypothesis, SlotOptions, Spec
-from workers.slots import Slots
+from workers.slots import Room, Slots
 
 CHUNK = 160  # 10 ms
 SPEC = Spec("test", "MIT", slots=3, chunk_samples=CHUNK, hop_ms=10)
@@ -281,7 +282,7 @@ def test_a_replay_takes_what_the_recorded_steps_took_and_then_a_chunk_a_step():
     step()
     assert slots.plan() is None, "three chunks are not there yet"
     slots.feed("a", ramp(5 * CHUNK, 7 * CHUNK))
-    while slots.catching_up:
+    while slots.replaying:
         step()
     assert taken == [2, 0, 1, 3, 2, 1, 1, 1, 1]
     slots.integrity()
@@ -318,7 +319,7 @@ def test_a_replay_without_strides_gives_a_chunk_a_step_however_much_there_is():
     taken = []
     for _ in range(2):
         slots.feed("a", ramp(0, 2 * CHUNK))
-        while slots.catching_up:
+        while slots.replaying:
             plan = slots.plan(pace=4)
             assert plan is not None
             slots.deliver(plan, [None] * SPEC.slots)
@@ -564,3 +565,78 @@ class SlotsMachine(RuleBasedStateMachine):
 
 TestSlotsMachine = SlotsMachine.TestCase
 TestSlotsMachine.settings = settings(max_examples=max(200, settings().max_examples), stateful_step_count=40)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# live sessions first
+
+
+def company() -> Slots:
+    """ "live" and two replays, each with two chunks to be stepped."""
+    slots = Slots(replace(SPEC, catch_up=4))
+    slots.seat("live", 1, 0, SlotOptions())
+    for again in ("first", "second"):
+        slots.seat(again, 1, 0, SlotOptions(), strides=bytes([1, 1]))
+    for session in ("live", "first", "second"):
+        slots.feed(session, ramp(0, 2 * CHUNK))
+    return slots
+
+
+def stepped_slots(slots: Slots, room: Room = Room.LEFT, behind: bool = False) -> list[int] | None:
+    """The slots that had audio in the next step."""
+    if (plan := slots.plan(behind, replay=room)) is None:
+        return None
+    slots.deliver(plan, [None] * SPEC.slots)
+    assert plan.replay == (0 not in np.flatnonzero(plan.batch.samples) and not behind)
+    others = {0, 1, 2} - set(np.flatnonzero(plan.batch.samples).tolist())
+    assert plan.batch.hold == (others - {0} if not plan.replay else others)
+    return np.flatnonzero(plan.batch.samples).tolist()
+
+
+def test_a_live_session_goes_before_replays_and_those_take_turns():
+    slots = company()
+    assert [stepped_slots(slots) for _ in range(5)] == [[0], [1], [2], [1], [2]]
+    assert stepped_slots(slots) is None
+    slots.feed("live", ramp(2 * CHUNK, CHUNK))
+    assert stepped_slots(slots) == [0]
+
+
+def test_replays_wait_where_there_is_no_room_and_where_live_sessions_are_behind():
+    slots = company()
+    assert stepped_slots(slots, Room.NONE) == [0]
+    assert stepped_slots(slots, Room.NONE) is None
+    assert stepped_slots(slots, behind=True) == []
+    assert stepped_slots(slots) == [1]
+
+
+def test_a_replay_whose_turn_it_is_goes_before_a_live_session():
+    slots = company()
+    assert [stepped_slots(slots, Room.FIRST) for _ in range(3)] == [[1], [2], [1]]
+    assert stepped_slots(slots, Room.NONE) == [0]
+
+
+def test_whoever_leaves_is_waited_for_no_more():
+    slots = company()
+    assert slots.live
+    slots.unseat("live")
+    slots.unseat("first")
+    assert not slots.live
+    assert [stepped_slots_of_replay(slots) for _ in range(3)] == [2, 2, None]
+
+
+def stepped_slots_of_replay(slots: Slots) -> int | None:
+    if (plan := slots.plan()) is None:
+        return None
+    slots.deliver(plan, [None] * SPEC.slots)
+    return int(np.flatnonzero(plan.batch.samples)[0])
+
+
+def test_what_a_recorded_step_had_held_back_is_held_back_again():
+    slots = Slots(SPEC)
+    slots.seat("a", 1, 0, SlotOptions(), strides=bytes([1, 1 | HELD, 0, 1]))
+    slots.feed("a", ramp(0, 3 * CHUNK))
+    told = []
+    while (plan := slots.plan()) is not None:
+        slots.deliver(plan, [None] * SPEC.slots)
+        told.append((int(plan.batch.samples[0]) // CHUNK, bool(plan.batch.hold)))
+    assert told == [(1, False), (1, True), (0, False), (1, False)], "its decode had come without new audio"

@@ -168,8 +168,13 @@ class Encoder(nn.Module):
         self.layer_norm = nn.LayerNorm(width)
 
     def forward(self, features: Tensor) -> Tensor:
-        """`[B, bands, 2 T]` -> `[B, T, D]`; the table of positions is cut to T."""
-        x = F.gelu(self.conv2(F.gelu(self.conv1(features)))).transpose(1, 2)
+        """`[B, bands, 2 T]` -> `[B, T, D]`; the table of positions is cut to T.
+
+        The library may sum a batch's first convolution in another order than a row's own, and 8-bit layers make much
+        of the last bit: a session would be told other words in company than alone. So each row has its own.
+        """
+        x = torch.cat([self.conv1(row) for row in torch.split(features, 1)])
+        x = F.gelu(self.conv2(F.gelu(x))).transpose(1, 2)
         x = x + self.embed_positions.weight[: x.shape[1]]
         for layer in self.layers:
             x = layer(x)
