@@ -905,7 +905,6 @@ CALLS: dict[str, Callable[[Bus], Any]] = {
     "present": lambda bus: bus.present([b"channel"]),
     "stay_present": lambda bus: bus.stay_present(b"channel", lambda: None),
     "waiting": lambda bus: bus.waiting("english"),
-    "offered": lambda bus: bus.offered("english"),
 }
 
 
