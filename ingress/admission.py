@@ -1,5 +1,5 @@
-"""Whether a pool has room for one more session. Decided before the session is offered, so that nobody waits for a
-refusal (3009) and no worker is given more than it can hold.
+"""Whether a pool has room for one more session. Decided before the session is offered, so that a refusal (3009)
+comes within half a second, and no worker is given more than it can hold.
 
 What is known of a pool is some seconds old. While it has plenty of room that will do; near its end, and before anybody
 is refused, Redis is asked, at most ten times a second for all who come. What this node offers meanwhile it counts
@@ -17,6 +17,9 @@ from ingress.pools import Pools
 
 #: News of this age are new, in seconds.
 FRESH_S = 0.1
+#: So often a full pool is looked at, FRESH_S apart, before somebody is refused: a session that has just ended is in its
+#: slot for a step yet, and a client that speaks again at once should not hear of that.
+LOOKS = 5
 #: With less than this share of its slots to spare, a pool is near its end.
 NEAR = 0.25
 
@@ -37,13 +40,22 @@ class Admission:
         self._since: Counter[str] = Counter()  # offered since what is known of the pools was read
         self._during: Counter[str] = Counter()  # offered since the look that goes on began
 
-    async def is_full(self, pool: str) -> bool:
-        """Whether there is no room. Whoever is let in is offered at once, inside `offering`."""
+    async def is_full(self, pool: str, yielding: int = 0) -> bool:
+        """Whether there is no room, nor will be in a moment. `yielding`: so many of those inside would make some.
+
+        Whoever is let in is offered at once, inside `offering`.
+        """
         room = self._room(pool)
-        if room is not None and room <= NEAR * self._pools.slots(pool):
+        if room is None or room > NEAR * self._pools.slots(pool):
+            return False
+        for look in range(LOOKS):
+            if look:
+                await asyncio.sleep(FRESH_S)
             await self.look_again()
             room = self._room(pool)
-        return room is not None and room + self._queue <= 0
+            if room is None or room + yielding + self._queue > 0:
+                return False
+        return True
 
     @contextmanager
     def offering(self, pool: str) -> Iterator[None]:

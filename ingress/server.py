@@ -256,8 +256,8 @@ class Ingress:
             case Accept() as accepted:
                 params = accepted.params
                 refusal = self._dues.refusal(params.pool) or await self._unserved(params)
-                if refusal is None and await self._admission.is_full(params.pool):
-                    refusal = None if self._displaces(params) else too_many_sessions()
+                if refusal is None and await self._admission.is_full(params.pool, self._yielding(params)):
+                    refusal = too_many_sessions()
                 if params.replay and not self._has_time_for_replays(params.pool):
                     refusal = refusal or too_many_sessions()
                 if refusal or self._draining:  # perhaps only since Redis was asked
@@ -547,10 +547,10 @@ class Ingress:
         room = may_begin(self._pools.spare(pool), len(self._clients), self.settings.max_sessions)
         return self.settings.replay_sessions > 0 and room
 
-    def _displaces(self, params: SessionParams) -> bool:
-        """Whether a replay of this node holds a slot that the session may have: it gives way to who waits."""
-        replays = sum(one.offer.pool == params.pool for one in self._roll.replays.values())
-        return not params.replay and self._pools.spare(params.pool) + replays > 0
+    def _yielding(self, params: SessionParams) -> int:
+        """Replays of this node with a slot that the session may have: they give way to who waits."""
+        replays = self._roll.replays.values()
+        return 0 if params.replay else sum(one.offer.pool == params.pool for one in replays)
 
     def _give_way(self) -> None:
         """Replays are for machines that have nothing else to do: where sessions wait for a worker, they end."""

@@ -58,7 +58,17 @@ def test_runs_are_counted_until_there_are_enough_or_somebody_stops_them() -> Non
 def test_a_killed_worker_loses_and_doubles_nothing() -> None:
     result = bench_chaos.run(["kill"], 1, 10, lambda _: None)
     [row] = result["faults"]
+    assert row["finals"] >= 1
     assert (row["runs"], row["lost"], row["doubled"], row["misused"]) == (1, 0, 0, 0)
     assert row["moved_p95_ms"] > 0
     assert (result["stopped"], len(result["each_run"]["kill"])) == ("", 1)
     assert not any(result["left"].values())
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+@pytest.mark.timeout(300)
+def test_a_redis_that_comes_back_empty_loses_doubles_and_changes_nothing() -> None:
+    [row] = bench_chaos.run(["redis-empty"], 1, 10, lambda _: None)["faults"]
+    assert row["finals"] >= 1
+    assert (row["lost"], row["doubled"], row["changed"]) == (0, 0, 0)

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -15,12 +16,14 @@ def test_all_speak_in_real_time_and_newcomers_come_and_go() -> None:
         assert pid > 0
         crowd.grow(3)
         crowd.grow(5)
+        started_s = time.monotonic()
         seen = crowd.measure(1.0)
+        seconds = time.monotonic() - started_s
     assert seen.failed == 0
     assert len(seen.begins) >= 1
     assert min(seen.begins) > 0
-    # 5 sessions x 20 frames in the second; the machine may be busy, but no frame is sent before its time.
-    assert 0 < len(seen.late) <= 5 * 22
+    # 5 sessions x 20 frames a second; the machine may be busy, but no frame is sent before its time.
+    assert 0 < len(seen.late) <= 5 * (20 * seconds + 2)
     assert min(seen.late) >= 0
     assert seen.cores > 0
 

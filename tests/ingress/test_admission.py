@@ -58,6 +58,39 @@ def test_as_many_are_let_in_as_there_are_slots(run: Callable, redis: Redis):
     run(scenario())
 
 
+def test_a_slot_that_is_free_in_a_moment_is_waited_for(run: Callable, redis: Redis):
+    async def scenario() -> None:
+        admission = redis.admission()
+        redis.offered = 8
+        await admission.look_again()
+        redis._clock.advance(FRESH_S)
+        redis.asked.clear()
+        async with asyncio.TaskGroup() as tasks:
+            full = tasks.create_task(admission.is_full("p"))
+            await redis.asked.wait()
+            redis.offered = 7  # somebody has ended
+            while not full.done():
+                redis._clock.advance(FRESH_S)
+                await asyncio.sleep(0)
+        assert not full.result()
+
+    run(scenario())
+
+
+def test_who_would_make_room_is_counted_as_room(run: Callable, redis: Redis):
+    async def scenario() -> None:
+        admission = redis.admission()
+        redis.offered = 8
+        await admission.look_again()
+        assert await admission.is_full("p")
+        assert not await admission.is_full("p", yielding=1)
+        redis.offered = 9
+        redis._clock.advance(FRESH_S)
+        assert await admission.is_full("p", yielding=1)
+
+    run(scenario())
+
+
 def test_nobody_is_refused_where_nothing_is_known(run: Callable, redis: Redis):
     assert run(redis.admission().is_full("p")) is False
 

@@ -889,6 +889,8 @@ CALLS: dict[str, Callable[[Bus], Any]] = {
     "forget": lambda bus: bus.forget(["s"]),
     "take_place": lambda bus: bus.take_place("key", "s", 1),
     "keep_places": lambda bus: bus.keep_places([("key", "s")]),
+    "displace": lambda bus: bus.displace("key"),
+    "displaced": lambda bus: bus.displaced(["s"]),
     "free_place": lambda bus: bus.free_place("key", "s"),
     "join": lambda bus: bus.join("english"),
     "take": lambda bus: bus.take("english", "a", 1, 1),
