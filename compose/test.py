@@ -51,6 +51,8 @@ IMAGES = {
 }
 GPU_IMAGE = "localhost/steno-test/worker-gpu"
 PATIENCE_S = 180.0
+#: The load balancer's (`proxy_connect_timeout`), and some.
+CONNECT_TIMEOUT_S = 3.0
 
 
 def wait(what: str, condition: Callable[[], object], within_s: float = PATIENCE_S) -> None:
@@ -211,6 +213,8 @@ class Site:
             self.engine.run("start", name)
             wait(f"{name} healthy", partial(self.engine.health, name))
             self.two_nodes()
+            # Who came before the balancer knew may still be trying the address that is gone, and has but one other.
+            time.sleep(CONNECT_TIMEOUT_S)
         over.set()
         for talker in talkers:
             talker.join()
