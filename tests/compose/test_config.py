@@ -69,7 +69,7 @@ def test_images_set_what_their_processes_know():
     text = (COMPOSE / "Dockerfile").read_text()
     set_there = set(re.findall(r"(\w+)=", "\n".join(re.findall(r"^ENV (.*)$", text, re.MULTILINE))))
     known = set().union(*map(variables, PROCESSES)) | OTHERS
-    foreign = {"PATH", "HOME", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}
+    foreign = {"PATH", "HOME", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "RES_OPTIONS"}
     foreign |= {"PIP_DISABLE_PIP_VERSION_CHECK", "PIP_NO_CACHE_DIR"}
     foreign |= {"NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"}
     assert set_there - foreign <= known
