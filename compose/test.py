@@ -51,8 +51,6 @@ IMAGES = {
 }
 GPU_IMAGE = "localhost/steno-test/worker-gpu"
 PATIENCE_S = 180.0
-#: The load balancer's (`proxy_connect_timeout`), and some.
-CONNECT_TIMEOUT_S = 3.0
 
 
 def wait(what: str, condition: Callable[[], object], within_s: float = PATIENCE_S) -> None:
@@ -213,15 +211,15 @@ class Site:
             self.engine.run("start", name)
             wait(f"{name} healthy", partial(self.engine.health, name))
             self.two_nodes()
-            # Who came before the balancer knew may still be trying the address that is gone, and has but one other.
-            time.sleep(CONNECT_TIMEOUT_S)
         over.set()
         for talker in talkers:
             talker.join()
         assert not refused, f"{len(refused)} refused, such as {refused[:3]}"
 
     def two_nodes(self) -> None:
-        """Until the load balancer knows both ingress nodes by the addresses that they have now."""
+        """Until the load balancer knows both ingress nodes by the addresses that they have now, and no process of it is
+        left that knew others: who came to one of those may still be trying an address that is gone.
+        """
         balancer = self.containers("streaming-asr-lb")[0]
 
         def known() -> bool:
@@ -230,7 +228,9 @@ class Site:
             group = self.engine.run("exec", balancer, "cat", "/tmp/upstreams.conf").split("upstream english")[
                 0
             ]
-            return len(now) == 2 and set(re.findall(r"server ([\d.]+):", group)) == now
+            leaving = ["sh", "-c", "grep -ls '[s]hutting down' /proc/[0-9]*/cmdline || true"]
+            old = self.engine.run("exec", balancer, *leaving, check=False).strip()
+            return not old and len(now) == 2 and set(re.findall(r"server ([\d.]+):", group)) == now
 
         wait("two nodes", known)
 

@@ -1,7 +1,7 @@
 """One ingress node: serves connections, and runs what all its sessions share.
 
 A connection costs one coroutine, which waits for its end; what it says is decided on where it arrives
-(`ingress/connection.py`). Everything else is done once for the whole node, by ten loops:
+(`ingress/connection.py`). Everything else is done once for the whole node, by a dozen loops:
 
     offer       new sessions to their pools, as many in one round trip as wait
     append      every tick: the audio of all sessions to Redis in one pipeline, then offers withdrawn, keys let go
@@ -9,11 +9,13 @@ A connection costs one coroutine, which waits for its end; what it says is decid
     deadlines   a heap of times at which a session wants to be called
     touch       sessions' keys in Redis kept alive
     pools       which pools are served, as workers report
+    heart       workers told that this node lives (`ingress/heart.py`)
     dues        what licensing says of the licence, and what sessions have used (`ingress/dues.py`)
     webhooks    what sessions heard, to where their clients want it
     record      what is recorded, to Redis (`ingress/recorder.py`)
     watch       is Redis there? If not for long, sessions end with an Error rather than in silence; keys and
                 certificates of the operator, were they changed?
+    trim        free memory given back to the system (`wire/heap.py`)
 
 Nothing queues without a bound; a client too far ahead of its own speech is closed, and so is one that does not read its
 messages.

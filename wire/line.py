@@ -31,9 +31,8 @@ class Line:
         packed = [hiredis.pack_command(tuple(words)) for words in commands]
         async with self._lock, asyncio.timeout(self._timeout_s):
             connection = self._connection = self._connection or self._pool.make_connection()
-            await self._pool.ensure_connection(
-                connection
-            )  # one that the server has closed meanwhile is made anew
+            # One that the server has closed meanwhile is made anew.
+            await self._pool.ensure_connection(connection)
             connection.socket_timeout = None  # there is one for all; the library's would be a task for each
             await connection.send_packed_command(packed, check_health=False)
             return [await _answer(connection) for _ in packed]

@@ -76,9 +76,8 @@ class Seat:
         # The last entry that is not needed any more, and the parameters by then.
         self._done: tuple[str, Mapping[str, Any]] = (saved.entry_id, saved.params)
         self._arrivals: deque[tuple[int, float]] = deque(maxlen=ARRIVALS)  # position reached, when
-        self._reads: deque[tuple[int, float]] = (
-            deque()
-        )  # of entries not consumed: number of a read's last, since when
+        # Of entries not consumed: the number of a read's last, and since when.
+        self._reads: deque[tuple[int, float]] = deque()
         self._lead_fed = False
         self._early: list[Word] = []  # of the open turn, settled before the lead was
         self._saved_ms = self.ms(saved.position)

@@ -59,9 +59,8 @@ class _Seat:
     cuts: deque[int] = field(default_factory=deque)
     fresh: bool = True
     steady: bool = False  # until it has caught up
-    strides: deque[int] | None = (
-        None  # of a replay's steps to come (`wire/strides.py`); a chunk each when they are over
-    )
+    # Of a replay's steps to come (`wire/strides.py`); a chunk each when they are over.
+    strides: deque[int] | None = None
     held: bool = False  # the last step left undone what was due
     flush_ms: int = NO_FLUSH  # asked, not yet in a plan
     awaited_ms: int = NO_FLUSH  # in a plan, not yet answered
