@@ -42,6 +42,8 @@ POLL_S = 0.05
 PATIENCE_S = 20.0
 #: A drained worker's time to hand its sessions over; then it gives them back.
 GRACE_S = 10.0
+#: A session whose workers die again and again is given up as their killer; here it is we.
+TAKES = 1_000
 #: Undisturbed rounds: so many, and more while each still tells something new, as a busy machine may.
 CALM_ROUNDS, MOST_CALM_ROUNDS = 2, 5
 #: Session keys are gone so long after their end.
@@ -85,7 +87,7 @@ class Stage:
             self.redis = redis_fleet.Server(port, folder, "--appendonly", "yes", "--save", "")
             rooms.enter_context(redis_fleet.running(self.redis))
             self.line = rooms.enter_context(Proxy(self.redis.port))
-            env = {**_licensed(folder), "DRAIN_GRACE_S": str(GRACE_S)}
+            env = {**_licensed(folder), "DRAIN_GRACE_S": str(GRACE_S), "MAX_TAKES": str(TAKES)}
             self.stack = rooms.enter_context(up.Stack(workers=WORKERS, redis_url=self.line.url, env=env))
             self._client = rooms.enter_context(self.redis.client())
             self._rooms = rooms.pop_all()
