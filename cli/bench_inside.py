@@ -9,7 +9,7 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from cli import up
 from cli.bench_crowd import FRAME, FRAME_MS, REQUEST
@@ -60,8 +60,7 @@ class Inside:
             await asyncio.sleep(max(0.001, due_s - time.monotonic()))
             before_s = time.thread_time()
             for client in clients[number % GROUPS :: GROUPS]:
-                client.send(FRAME)
-                _forget(client)
+                _say(client)
             theirs_s += time.thread_time() - before_s
         await asyncio.sleep(settle_s)
         return time.thread_time() - began_s - theirs_s
@@ -71,13 +70,15 @@ class Inside:
             client.close()
 
 
-def _forget(client: socket.socket) -> None:
-    """What it was told. Raises StackError when it was hung up on."""
+def _say(client: socket.socket) -> None:
+    """One frame; what it was told is forgotten. Raises StackError when it was hung up on."""
     try:
-        if not client.recv(65_536):
-            raise StackError("the ingress hung up on a client")
-    except BlockingIOError:
-        pass
+        client.send(FRAME)
+        with suppress(BlockingIOError):  # it was told nothing
+            if not client.recv(65_536):
+                raise ConnectionResetError
+    except ConnectionError as gone:
+        raise StackError("the ingress hung up on a client") from gone
 
 
 @asynccontextmanager

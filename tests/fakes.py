@@ -124,8 +124,11 @@ class ScriptedWorker:
             await self.say(lease.session, Event.TAKEN)
 
     async def _listen(self) -> None:
-        found = await self._bus.read({name: served.cursor for name, served in self.served.items()})
+        asked = dict(self.served)
+        found = await self._bus.read({name: served.cursor for name, served in asked.items()})
         for name, logged in found.items():
+            if self.served[name] is not asked[name]:  # taken anew meanwhile: read from its start
+                continue
             self.served[name].cursor = logged.cursor
             for _, entry in logged.entries:
                 await self._hear(self.served[name], entry)
