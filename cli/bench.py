@@ -539,9 +539,9 @@ def chaos(
             "--fault",
             metavar="FAULT,...",
             help="To a worker: kill, hang, drain. To ingress: ingress. To Redis: redis-restart, redis-empty, "
-            "redis-away, redis-full. To nobody: nothing.",
+            "redis-away, redis-full, redis-disk. To nobody: nothing.",
         ),
-    ] = "kill,hang,drain,ingress,redis-restart,redis-empty,redis-away,redis-full",
+    ] = "kill,hang,drain,ingress,redis-restart,redis-empty,redis-away,redis-full,redis-disk",
     seconds: Annotated[
         float, typer.Option(min=10, help="Audio of each session, in s; faults strike in it.")
     ] = 60,

@@ -28,8 +28,8 @@ from wire.keys import Keys
 POOL, WORKERS = "english", 2
 #: What happens to the worker -> the signal that does it.
 SIGNALS = {"kill": signal.SIGKILL, "hang": signal.SIGSTOP, "drain": signal.SIGTERM}
-#: What happens to Redis: killed and started again with its data, or without; out of reach; full.
-REDIS_FAULTS = ("redis-restart", "redis-empty", "redis-away", "redis-full")
+#: What happens to Redis: killed and started again with its data, or without; out of reach; memory or disk full.
+REDIS_FAULTS = ("redis-restart", "redis-empty", "redis-away", "redis-full", "redis-disk")
 FAULTS = ("nothing", *SIGNALS, "ingress", *REDIS_FAULTS)
 #: From the moment that all is well to the next blow, at random; none falls so near to the end of the talk.
 CALM_S, MARGIN_S = (0.5, 3.0), 2.0
@@ -217,6 +217,10 @@ class Stage:
                 self._client.config_set("maxmemory", "1")
                 time.sleep(AWAY_S)
                 self._client.config_set("maxmemory", "0")
+            case "redis-disk":
+                self.redis.fill_disk(True)
+                time.sleep(AWAY_S)
+                self.redis.fill_disk(False)
         self.stack.wait_until_ready()
 
     def _workers(self) -> list[str]:

@@ -7,6 +7,7 @@ of the caller's; what is left of it after a kill is what a restart finds.
 import contextlib
 import os
 import random
+import resource
 import shutil
 import socket
 import sys
@@ -25,6 +26,8 @@ HOST = "127.0.0.1"
 #: What a client raises while its server is away, or does not know what it is asked for.
 AWAY = (redis.RedisError, OSError)
 _POLL_S = 0.02
+#: What a limit on the size of files does to it is a failed write, as on a full disk, not the signal that would end it.
+_DEAF_TO_LIMITS = ("/bin/sh", "-c", 'trap "" XFSZ; exec "$0" "$@"')
 #: Sentinel's name for the master, and how long it must be silent to be replaced, in ms.
 SERVICE, DOWN_MS = "steno", 1_000
 
@@ -45,7 +48,15 @@ class Server:
     def start(self) -> None:
         """Start and wait until it answers. Raises RedisServerError."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        words = [os.fspath(find()), *self._options, "--port", str(self.port), "--bind", HOST]
+        words = [
+            *_DEAF_TO_LIMITS,
+            os.fspath(find()),
+            *self._options,
+            "--port",
+            str(self.port),
+            "--bind",
+            HOST,
+        ]
         words += ["--dir", str(self._folder), "--daemonize", "no"]
         log = self._folder / "redis.log"
         self._child = Child("redis", [sys.executable, "-m", "cli.child", *words], log=log)
@@ -73,6 +84,16 @@ class Server:
         if self._child is not None:
             self._child.kill()
         self._child = None
+
+    def fill_disk(self, full: bool) -> None:
+        """From now on it can write nothing to its folder, or again; on Linux only.
+
+        It takes no writes then (MISCONF) if it was told to keep what it is told (`--appendonly yes`).
+        """
+        with self.client() as client:
+            pid = client.info("server")["process_id"]
+        _, most = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0 if full else most, most))
 
     def restart(self, forget: bool = False) -> None:
         """Kill it and start it again, with its data or without. Raises RedisServerError."""

@@ -48,10 +48,13 @@ DEADLINE_GRAIN_S = 0.05
 
 @dataclass(frozen=True)
 class Node:
-    """What those who act on sessions share. `now` is the clock of the loop, `tasks` end before the node does."""
+    """What those who act on sessions share. `now` is the clock of the loop, `unix_s` the nodes' common time; `tasks`
+    end before the node does.
+    """
 
     settings: IngressSettings
     now: Callable[[], float]
+    unix_s: Callable[[], float]
     tasks: asyncio.TaskGroup
     reach: Reach
     roll: Roll
@@ -244,7 +247,10 @@ class Acting:
     def let_go(self, client: Client) -> None:
         """The session is not this node's any more."""
         session = client.session
-        self._recorder.end(session.id, session.outcome or "crashed", session.received_ms)
+        if client.away:
+            self._recorder.let_go(session.id)
+        else:
+            self._recorder.end(session.id, session.outcome or "crashed", session.received_ms)
         self._held.discard(client)
         self._count_audio()
         self._roll.leave(client)

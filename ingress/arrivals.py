@@ -36,6 +36,7 @@ class Arrived:
     moves: int
     effects: list[Effect]
     log: Log
+    told: list[str]
 
 
 #: Makes the session: its id, who it is, its resume token.
@@ -81,12 +82,14 @@ class Arrivals:
             events = await self._moves.events(name, place.generation, place.event)
             session = self._make(name, who, wanted.token)
             session.go_on(place, told, self._now())
-            effects = _heard(session, [*events, *self._waiting[name]], self._now())
+            heard = _heard(session, [*events, *self._waiting[name]], self._now())
         except EntryError as error:
             raise _unreadable(name, error) from None
         finally:
             del self._waiting[name]
-        return Arrived(session, who, place, moves + 1, effects, log)
+        effects: list[Effect] = [effect for effect in heard if not isinstance(effect, (Reply, CloseWith))]
+        texts = [text for _, text in told] + [effect.text for effect in heard if isinstance(effect, Reply)]
+        return Arrived(session, who, place, moves + 1, effects, log, texts)
 
     async def _admit(self, wanted: Resume) -> tuple[Who, int]:
         """Who the session is, and how many times it has moved. Changes nothing. Raises ClientError, BusUnavailable."""
@@ -114,7 +117,7 @@ def _heard(session: Session, events: list[SessionEvent], now: float) -> list[Eff
             effects += session.worker_event(event, now)
         except EntryError as error:
             logger.warning("Event refused", extra={"session": session.id, "reason": str(error)})
-    return [effect for effect in effects if not isinstance(effect, (Reply, CloseWith))]
+    return effects
 
 
 def _unreadable(session: str, error: EntryError) -> ClientError:

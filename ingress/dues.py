@@ -5,7 +5,6 @@ come and go. While Redis is away everything waits, bounded, and nobody is ended 
 """
 
 import logging
-import time
 from collections.abc import Callable
 
 from ingress.laps import LAP_S, UNHEARD_LAPS, LapBox, LapCounter, LastLaps
@@ -19,7 +18,9 @@ logger = logging.getLogger(__name__)
 
 
 class Dues:
-    """See the module. `heard_ms(session)` is how much audio of the session has been received so far."""
+    """See the module. `heard_ms(session)` is how much audio of the session has been received so far, `now` the clock
+    of the loop, `unix_s` the nodes' common time.
+    """
 
     def __init__(
         self,
@@ -27,12 +28,14 @@ class Dues:
         gate: LicenseGate,
         heard_ms: Callable[[str], int],
         now: Callable[[], float],
+        unix_s: Callable[[], float],
         lap_s: float = LAP_S,
     ) -> None:
         self.gate = gate
         self._accounts = accounts
         self._heard_ms = heard_ms
         self._now = now
+        self._unix_s = unix_s
         self._lap_s = lap_s
         self._laps: dict[str, LapCounter] = {}
         self._box = LapBox()
@@ -51,12 +54,12 @@ class Dues:
         """A worker has taken the session for the first time: what nobody serves is not used. `end` ends it."""
         if session in self._laps:
             return
-        started_ms = round(time.time() * 1000)
+        started_ms = round(self._unix_s() * 1000)
         self._laps[session] = LapCounter(session, pool, model, started_ms, self._now(), self._lap_s)
 
     def go_on(self, session: str, pool: str, model: str, lap: int, begun_ms: int) -> None:
         """The session comes from another node, which has told this lap of it, or, unheard, some more."""
-        begun_s = max(0.0, time.time() - begun_ms / 1000)
+        begun_s = max(0.0, self._unix_s() - begun_ms / 1000)
         laps = LapCounter(session, pool, model, begun_ms, self._now() - begun_s, self._lap_s)
         laps.go_on(lap + UNHEARD_LAPS, self._now())
         self._laps[session] = laps

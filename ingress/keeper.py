@@ -98,6 +98,11 @@ class Keeper:
         self._marked -= marked
         return [self._kept[session].keeping(self._node, self._ttl_s, (), True) for session in marked]
 
+    def moves(self, session: str) -> int:
+        """How many times it has moved until it came here; 0 for one that cannot."""
+        kept = self._kept.get(session)
+        return kept.moves if kept else 0
+
     async def has_moved_on(self, session: str) -> bool:
         """Whether it has, as far as Redis knows; then its node is told. Raises BusUnavailable."""
         kept = self._kept.get(session)

@@ -1,7 +1,6 @@
 """Sessions that go on over another connection: on this node, or from one node to another."""
 
 import hmac
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -24,6 +23,7 @@ from wire.errors import (
     shutting_down,
 )
 from wire.moves import Moves
+from wire.recorded import OFFER_RECORDED
 
 
 class Moving:
@@ -34,12 +34,14 @@ class Moving:
     ) -> None:
         self._settings = node.settings
         self._now = node.now
+        self._unix_s = node.unix_s
         self._tasks = node.tasks
         self._reach = node.reach
         self._roll = node.roll
         self._keeper = node.keeper
         self._outbox = node.outbox
         self._dues = node.dues
+        self._recorder = node.recorder
         self._acting = acting
         self._moves = moves
         self._new_session = new_session
@@ -63,7 +65,8 @@ class Moving:
         adopted: Client | None = None
         try:
             if (client := await self._found(wanted)) is None:
-                client = adopted = self._adopt(connection, await self._arrivals.fetch(wanted))
+                recorded = await self._recorder.has(wanted.session)
+                client = adopted = self._adopt(connection, await self._arrivals.fetch(wanted), recorded)
             return client, client.session.resume(wanted.last_sequence, self._now())
         except ClientError:
             if adopted is not None:  # it claims to have seen what was never told
@@ -101,17 +104,21 @@ class Moving:
 
     def _made_anew(self, name: str, who: Who, token: str) -> Session:
         """A session that comes from another node, not yet where it was."""
-        opened_at = self._now() - max(0.0, time.time() - who.opened_ms / 1000)
+        opened_at = self._now() - max(0.0, self._unix_s() - who.opened_ms / 1000)
         limits = replace(self._settings.limits, max_session_s=who.max_session_s)
         params = who.session_params()
         return self._new_session(name, params, limits, opened_at, who.expires_at, who.api_version, token)
 
-    def _adopt(self, connection: Connection, arrived: Arrived) -> Client:
+    def _adopt(self, connection: Connection, arrived: Arrived, recorded: bool) -> Client:
         """The session is this node's from now on."""
         session, who, place = arrived.session, arrived.who, arrived.place
         grant = Grant(who.name, who.holder, who.sessions, who.max_session_s, who.key)
         offer = who.offer(session.id, self._settings.instance)
         log = arrived.log
+        if recorded:
+            offer = replace(offer, params={**offer.params, OFFER_RECORDED: self._recorder.mark})
+            session.recorded = True
+            self._recorder.go_on(session.id, [entry for _, entry in log.entries], arrived.told)
         client = Client(
             connection, session, session.opened_at, offer, grant, log.offer_id, moves=arrived.moves
         )

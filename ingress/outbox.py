@@ -43,6 +43,7 @@ class Outbox:
         self.ledger = ledger or Ledger(2**28, 2**22)
         self._bus = bus
         self._keeper = keeper
+        self._restorations = 0
         self._tick_s = tick_ms / 1000
         self._work = asyncio.Event()
         self._pending: deque[_Item] = deque()
@@ -165,9 +166,11 @@ class Outbox:
             log = self.ledger.log(session)
             made = None
             if log is not None:
-                stamp = time.time_ns() // 1_000_000
+                self._restorations += 1
+                moves = self._keeper.moves(session) if self._keeper is not None else 0
+                newest = max(generation, log.generation)
                 lost = Restoration(
-                    offer, offer_id, max(generation, log.generation), log.checkpoint, log.entries, stamp
+                    offer, offer_id, newest, log.checkpoint, log.entries, self._restorations, moves
                 )
                 made = await self._bus.restore(lost)
                 if log.entries:

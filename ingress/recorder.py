@@ -1,6 +1,7 @@
 """This node's recordings, performed: who is recorded, what their sessions come to, how they end, how much there is.
 
     begin -> note* -> end, for each session that is recorded;  run for the node's life, flush once after it
+    has -> go_on, where it comes from another node, which does let_go
 
 Nothing here may hurt a session (`wire/scribe.py` tells how).
 """
@@ -12,12 +13,13 @@ import secrets
 from collections.abc import Callable, Sequence
 
 from ingress.consent import Policy, Record
-from ingress.session import Effect
+from ingress.session import Append, Effect, Reply
 from ingress.tape import developed
 from wire import metrics
 from wire.archive import Archive
+from wire.entries import AudioEntry
 from wire.errors import BusUnavailable
-from wire.recorded import Connection, SessionEnd, SessionFacts
+from wire.recorded import RECOVERED, Connection, SessionEnd, SessionFacts
 from wire.scribe import Scribe
 
 logger = logging.getLogger(__name__)
@@ -55,16 +57,21 @@ class Recorder:
         logger.info("Session is recorded", extra={"why": facts.why})
         return True
 
-    async def go_on(self, session: str) -> bool:
-        """Whether the session, which comes from another node, is recorded; what happens here is written, too, if so.
+    async def has(self, session: str) -> bool:
+        """Whether the session, which comes from another node, is recorded. Raises BusUnavailable."""
+        return await self._archive.exists(session)
 
-        Raises BusUnavailable.
+    def go_on(self, session: str, log: Sequence[AudioEntry], told: Sequence[str]) -> None:
+        """A recorded session comes from another node: what happens here is written, too.
+
+        If that one was killed, it has not written what it noted last. What of that still lies in Redis, the session's
+        `log` and what its client was `told`, is written once more, apart, for readers to fill in what is missing.
         """
-        if not await self._archive.exists(session):
-            return False
         # It may have been here before, and a writer's batches are numbered from 0.
-        self._scribe.open(session, f"{self._writer} {secrets.token_hex(4)}")
-        return True
+        writer = f"{self._writer} {secrets.token_hex(4)}"
+        self._scribe.open(session, RECOVERED + writer)
+        self.note(session, None, [*map(Append, log), *map(Reply, told)])
+        self._scribe.open(session, writer)
 
     def let_go(self, session: str) -> None:
         """The session goes on on another node, which will say how it ends."""

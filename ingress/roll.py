@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -50,7 +49,11 @@ class Roll:
     """`enter` and `leave`. `lap(session)` tells of one that may move what it has used, as `Dues.lap` does."""
 
     def __init__(
-        self, keeper: Keeper, lap: Callable[[str], tuple[int, int]], now: Callable[[], float]
+        self,
+        keeper: Keeper,
+        lap: Callable[[str], tuple[int, int]],
+        now: Callable[[], float],
+        unix_s: Callable[[], float],
     ) -> None:
         self.clients: dict[str, Client] = {}
         #: Those of them that are replays, in the order in which they began.
@@ -60,6 +63,7 @@ class Roll:
         self._keeper = keeper
         self._lap = lap
         self._now = now
+        self._unix_s = unix_s
 
     def enter(self, client: Client, told: int = 0) -> None:
         """The session is this node's; its client has been told so many messages."""
@@ -69,7 +73,7 @@ class Roll:
             self.replays[session.id] = client
         self.deserted.clear()
         metrics.SESSIONS_OPEN.inc()
-        opened_ms = round(1000 * (time.time() - self._now() + session.opened_at))
+        opened_ms = round(1000 * (self._unix_s() - self._now() + session.opened_at))
 
         def who(params: SessionParams) -> Who:
             return Who(

@@ -155,13 +155,14 @@ class Ingress:
         self._webhooks = Webhooks()
         self._recorder = Recorder(Archive(bus, settings.seal_key), settings.policy, settings.instance)
         gate = LicenseGate(settings.license_required, settings.license_grace_s)
-        self._dues = Dues(Accounts(bus), gate, self._heard_ms, now)
-        self._roll = Roll(self._keeper, self._dues.lap, now)
+        self._dues = Dues(Accounts(bus), gate, self._heard_ms, now, bus.unix_s)
+        self._roll = Roll(self._keeper, self._dues.lap, now, bus.unix_s)
         self._clients = self._roll.clients
         self._places = Places(bus, self._reach, settings.replay_sessions, lambda: gate.max_sessions)
         node = Node(
             settings,
             now,
+            bus.unix_s,
             self._tasks,
             self._reach,
             self._roll,

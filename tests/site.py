@@ -1,13 +1,13 @@
 """Services of one test as processes of their own, in a namespace of their own, and a look into their Redis."""
 
 import http.client
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import redis
 
 from cli.child import Child
+from tests.foreign import steno
 from wire.entries import WorkerLoad, unpack_load
 from wire.keys import WORKERS_GROUP, Keys
 
@@ -38,8 +38,11 @@ class Site:
         self.children: dict[str, Child] = {}
         #: Node -> the port that serves its clients; and where clients of the one called "ingress" connect.
         self.ports: dict[str, int] = {}
+        #: By how many seconds the clocks of some machines are ahead; and whose release is a later one.
+        self.skews_s: dict[str, float] = {}
+        self.later: set[str] = set()
         self.url = ""
-        self._redis_url = redis_url
+        self.redis_url = redis_url
         self._free_port = free_port
         self._wait_until = wait_until
 
@@ -64,11 +67,11 @@ class Site:
         """A service that is on its way; the port of its probe."""
         probe_port = self._free_port()
         where = {
-            "REDIS_URL": self._redis_url,
+            "REDIS_URL": self.redis_url,
             "NAMESPACE": self.keys.namespace,
             "PROBE_PORT": str(probe_port),
         }
-        words = [sys.executable, "-m", "cli.main", *command, "--with-parent"]
+        words = [*steno(self.skews_s.get(name, 0.0), name in self.later), *command, "--with-parent"]
         self.children[name] = Child(name, words, {**where, **BRISK, **env})
         return probe_port
 

@@ -19,6 +19,7 @@ ROOMS = ("cli", "console", "ingress", "licensing", "usage", "wire", "workers")
 
 PURE = {
     "wire/acl.py",
+    "wire/clock.py",
     "wire/entries.py",
     "wire/errors.py",
     "wire/keys.py",

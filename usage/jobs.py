@@ -137,9 +137,8 @@ class Usage:
         if not room:
             return
         takeover_ms = round(self.settings.takeover_s * 1000)
-        old, unread = await accounts.take_over_usage(consumer, min(room, 1000), takeover_ms)
-        new, unread_too = await accounts.take_usage(consumer, max(1, room - len(old)))
-        metrics.ENTRIES_REFUSED.inc(unread + unread_too)
+        old = await accounts.take_over_usage(consumer, min(room, 1000), takeover_ms)
+        new = await accounts.take_usage(consumer, max(1, room - len(old)))
         superseded: list[bytes] = []
         for entry, record in (*old, *new):
             superseded += self.batcher.add(entry, record, self._now())

@@ -27,6 +27,7 @@ from wire.entries import (
 )
 from wire.errors import EntryError
 from wire.keys import USAGE_GROUP
+from wire.refused import refused
 from wire.streams import Bus
 
 #: A licence's status lives this long after licensing has last told it; without one nobody is admitted. Long enough
@@ -107,8 +108,8 @@ class Accounts:
 
         await self._bus.execute(fill, forgive=("BUSYGROUP",))
 
-    async def take_usage(self, consumer: str, count: int) -> tuple[list[Entry], int]:
-        """At most `count` records that nobody holds, and how many of them cannot be read.
+    async def take_usage(self, consumer: str, count: int) -> list[Entry]:
+        """At most `count` records that nobody holds.
 
         A record that cannot be read, written by another version, stays in Redis for a consumer that can.
         """
@@ -120,7 +121,7 @@ class Accounts:
             await self.join_usage()
         return _readable(entry for _, entries in reply or () for entry in entries)
 
-    async def take_over_usage(self, consumer: str, count: int, idle_ms: int) -> tuple[list[Entry], int]:
+    async def take_over_usage(self, consumer: str, count: int, idle_ms: int) -> list[Entry]:
         """At most `count` records whose holder has not kept them for `idle_ms`, or has given them back."""
         key = self._keys.usage()
         [reply] = await self._bus.execute(
@@ -192,7 +193,7 @@ class Accounts:
         running, entries = await self._bus.execute(fill)
         newest: dict[str, UsageRecord] = {}
         found = [record for value in running for _, record in _parted(value)]
-        for record in (*found, *(record for _, record in _readable(entries)[0])):
+        for record in (*found, *(record for _, record in _readable(entries))):
             known = newest.get(record.session)
             if known is None or (record.lap, record.over) > (known.lap, known.over):
                 newest[record.session] = record
@@ -242,17 +243,16 @@ class Accounts:
             )
 
 
-def _readable(entries: Iterable[tuple[Any, Any]]) -> tuple[list[Entry], int]:
+def _readable(entries: Iterable[tuple[Any, Any]]) -> list[Entry]:
     found: list[Entry] = []
-    refused = 0
     for entry, fields in entries:
         if entry is None or fields is None:  # trimmed while somebody held it
             continue
         try:
             found.append((entry, unpack_usage(fields[_ENTRY])))
-        except (EntryError, KeyError, TypeError):
-            refused += 1
-    return found, refused
+        except (EntryError, KeyError, TypeError) as error:
+            refused("usage", error)
+    return found
 
 
 def _parted(value: bytes) -> list[tuple[int, UsageRecord]]:

@@ -1,7 +1,9 @@
 """What processes tell each other through Redis: small frozen values, packed as msgpack lists.
 
 Every entry is one stream field: `[version, kind, ...]`. Unpacking checks version, shape and size, and raises
-EntryError: a peer of another version must not crash a process, only be counted and skipped.
+EntryError: a peer of another version must not crash a process, only be counted and skipped. What a later release says
+behind what this one knows is ignored, and what earlier ones did not say has a default; whoever must change what is
+there already raises VERSION.
 
 Positions are in samples of the 16 kHz mono audio of the session, from its first sample.
 """
@@ -228,8 +230,9 @@ def _checked(fields: list[Any], *types: type | tuple[type, ...]) -> list[Any]:
                 break
         else:
             return fields
-    if len(fields) != len(types):
+    if len(fields) < len(types):
         _refuse(f"entry has {len(fields)} fields, expected {len(types)}")
+    del fields[len(types) :]  # what a later release says beyond them
     for place, (item, kind) in enumerate(zip(fields, types, strict=True)):
         if not isinstance(item, kind) or (isinstance(item, bool) and kind is int):
             _refuse(f"field {place} is {type(item).__name__}")
@@ -333,7 +336,8 @@ MAX_LANGUAGES, MAX_CODE, MAX_TITLE = 200, 16, 500
 
 @dataclass(frozen=True)
 class WorkerLoad:
-    """What a worker tells admission and operators every few seconds; `deadline_s` is Unix time.
+    """What a worker tells admission and operators every few seconds; `deadline_s` is the stack's Unix time
+    (`wire/clock.py`).
 
     `licence` is the model's, as its authors call it, "" where it is not known; `languages` are the codes of those that
     it writes, empty where it does not tell. `held`: sessions in its slots, -1 where it does not tell. `seen`: others

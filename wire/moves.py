@@ -18,6 +18,7 @@ from typing import Any
 from wire.entries import AudioEntry, Event, SessionEvent, pack_audio, pack_event, unpack_audio, unpack_event
 from wire.errors import EntryError
 from wire.keys import RESUME_MOVES, RESUME_PLACE, RESUME_WHO, STATE_CHECKPOINT, STATE_GENERATION, STATE_HELD
+from wire.refused import refused
 from wire.streams import (
     AUDIO_LOG_ENTRIES,
     FORGOTTEN_TTL_S,
@@ -264,5 +265,6 @@ def _ms(seconds: float) -> int:
 def _readable(fields: Mapping[bytes, bytes]) -> list[SessionEvent]:
     try:
         return [unpack_event(fields[_ENTRY])]
-    except (EntryError, KeyError):  # of another version; its session times out by itself
+    except (EntryError, KeyError) as error:
+        refused("event", error)  # its session times out by itself
         return []

@@ -32,6 +32,10 @@ FRAME_BYTES = 24
 #: Keys of `Offer.params` beside the session's parameters. The first: the worker is to record what it does; plainly, or
 #: encrypted. The second: the session is a replay, and how far the recorded steps went (`wire/strides.py`).
 OFFER_RECORDED, OFFER_REPLAY = "recorded", "replay"
+
+#: How the names of writers begin who tell what may have been written before: of a session that came from another node,
+#: what Redis still had of it by then. Their items were not heard, or told, at the time they bear, but before it.
+RECOVERED = "recovered by "
 PLAIN, SEALED = "plain", "sealed"
 
 

@@ -7,7 +7,7 @@ is silence.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from wire.errors import EntryError
 from wire.recorded import (
     FORMAT,
     KINDS,
+    RECOVERED,
     Audio,
     Batch,
     Decided,
@@ -141,13 +142,32 @@ def assemble(
     found = list({(batch.writer, batch.number): batch for batch in batches}.values())
     told = list(faults)
     told += _missing(found)
+    recovered = [batch for batch in found if batch.writer.startswith(RECOVERED)]
     unknown, broken = sum(batch.unknown for batch in found), sum(batch.broken for batch in found)
     if unknown:
         told.append(f"{unknown} items were written by a later release, and are passed over")
     if broken:
         told.append(f"{broken} items cannot be read")
-    items = sorted((item for batch in found for item in batch.items), key=lambda item: item.at_s)
-    return Recording(facts, end, tuple(items), tuple(told))
+    items = [item for batch in found if batch not in recovered for item in batch.items]
+    for batch in recovered:
+        items += _news(batch.items, items)
+    return Recording(facts, end, tuple(sorted(items, key=lambda item: item.at_s)), tuple(told))
+
+
+def _news(recovered: Iterable[Item], items: Iterable[Item]) -> list[Item]:
+    """Those of them that were not written before: a frame by its place, all else by what it says."""
+    known = {_substance(item) for item in items}
+    return [item for item in recovered if _substance(item) not in known]
+
+
+def _substance(item: Item) -> tuple[Any, ...]:
+    match item:
+        case Audio(position=position):
+            return Audio, position
+        case Told(text=text):
+            return Told, text
+        case _:
+            return type(item), repr(replace(item, at_s=0.0))
 
 
 def _missing(batches: Iterable[Batch]) -> list[str]:

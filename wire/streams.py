@@ -39,6 +39,7 @@ from redis.exceptions import (
 )
 
 from wire import servers
+from wire.clock import SharedClock
 from wire.entries import (
     AudioEntry,
     AudioFrame,
@@ -63,6 +64,7 @@ from wire.entries import (
 from wire.errors import BusUnavailable, EntryError
 from wire.keys import REPLAY_HOLDER, STATE_INGRESS, STATE_OFFER, WORKERS_GROUP, Keys
 from wire.line import Line
+from wire.refused import refused
 
 #: A session's keys live this long after they were last touched; ingress touches them every TOUCH_S.
 SESSION_TTL_S = 60
@@ -100,11 +102,10 @@ _SHA = hashlib.sha1(_LUA.encode(), usedforsecurity=False).hexdigest()
 
 @dataclass
 class Logged:
-    """New entries of one session's audio log; `refused` counts unreadable ones, `cursor` is the last id seen."""
+    """New entries of one session's audio log that could be read; `cursor` is the last id seen."""
 
     cursor: bytes
     entries: list[tuple[bytes, AudioEntry]] = field(default_factory=list)
-    refused: int = 0
 
 
 @contextmanager
@@ -131,7 +132,8 @@ def _reaching_redis() -> Iterator[None]:
 @dataclass(frozen=True)
 class Restoration:
     """What `Bus.restore` writes: the session's offer and its id so far, the newest generation that is known, the packed
-    checkpoint (b"" for none) and all entries since. One whose `stamp` is not above an earlier one's changes nothing.
+    checkpoint (b"" for none) and all entries since. `number`: how many its node has made before, of all sessions, and
+    `moves`: how many times this one had moved by then; one that comes after a later one changes nothing.
     """
 
     offer: Offer
@@ -139,7 +141,13 @@ class Restoration:
     generation: int
     checkpoint: bytes
     entries: Sequence[tuple[int, AudioEntry]]
-    stamp: int
+    number: int
+    moves: int = 0
+
+    @property
+    def stamp(self) -> int:
+        """Above that of every earlier one. No time of day: clocks are set, and differ from node to node."""
+        return (self.moves << 41) + self.number  # releases before stamped with Unix ms, which is less
 
 
 def entry_id(number: int) -> str:
@@ -170,6 +178,7 @@ class Bus:
         self._line = None if self._servers.is_cluster else Line(self._redis.connection_pool, timeout_s)
         self._blocking: list[Any] = []
         self._taking: Any = None
+        self._time = SharedClock(time.monotonic(), time.time())
 
     def _connect(self, timeout_s: float) -> Any:
         return servers.connect(self._servers, timeout_s, self._timeout_s, MAX_CONNECTIONS)
@@ -241,6 +250,22 @@ class Bus:
             pipeline.execute_command("TIME", target_nodes=[self._redis.get_node_from_key(key)])
         else:
             pipeline.time()
+
+    async def _hear_time(self, key: bytes, fill: Callable[[Any], object]) -> list[Any]:
+        """What `fill` asks for, and the time of the server that holds `key`."""
+
+        def fill_all(pipe: Any) -> None:
+            fill(pipe)
+            self.clock(pipe, key)
+
+        asked_s = time.monotonic()
+        *results, (seconds, micros) = await self.execute(fill_all)
+        self._time.heard(seconds + micros / 1e6, asked_s, time.monotonic())
+        return results
+
+    def unix_s(self) -> float:
+        """The time that all processes of the stack share (`wire/clock.py`). `join`, `report` and `loads` hear it."""
+        return self._time.unix_s(time.monotonic())
 
     async def _execute(self, pipeline: Any) -> list[Any]:
         """Run a pipeline; errors of single commands come back as values."""
@@ -473,7 +498,8 @@ class Bus:
             except ResponseError as error:
                 if "BUSYGROUP" not in str(error):
                     raise
-            await self._redis.expire(self.keys.offers(pool), POOL_TTL_S)
+        offers = self.keys.offers(pool)
+        await self._hear_time(offers, lambda pipe: pipe.expire(offers, POOL_TTL_S))
 
     async def take(self, pool: str, worker: str, count: int, block_ms: int) -> list[Lease]:
         """Wait up to `block_ms` for new offers and take at most `count`."""
@@ -536,7 +562,8 @@ class Bus:
         for offer_id, fields in entries:
             try:
                 readable.append((offer_id, unpack_offer(fields[_ENTRY])))
-            except (EntryError, KeyError, TypeError):
+            except (EntryError, KeyError, TypeError) as error:
+                refused("offer", error)
                 dead.append(offer_id)
         results = await self.run_script(
             [
@@ -552,9 +579,8 @@ class Bus:
             packed, generation, checkpoint, takes = result
             try:
                 offer, saved = unpack_offer(packed), unpack_checkpoint(checkpoint) if checkpoint else None
-            except (
-                EntryError
-            ):  # written by another version: without parameters the worker will end the session
+            except EntryError as error:
+                refused("checkpoint", error)  # without parameters the worker will end the session
                 offer, saved = replace(offered, params={}), None
             leases.append(Lease(offer_id, offer, int(generation), saved, int(takes)))
         await self._own("settle", pool, worker, dead)
@@ -658,10 +684,12 @@ class Bus:
     async def report(self, pool: str, worker: str, load: WorkerLoad) -> None:
         """Tell admission and operators how loaded this worker is."""
         key = self.keys.workers(pool)
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.hset(key, worker, pack_load(load))
-        pipeline.expire(key, INBOX_TTL_S)
-        await self._execute(pipeline)
+
+        def fill(pipe: Any) -> None:
+            pipe.hset(key, worker, pack_load(load))
+            pipe.expire(key, INBOX_TTL_S)
+
+        await self._hear_time(key, fill)
 
     async def leave(self, pool: str, worker: str) -> None:
         """This worker stops: drop its load and its (empty) place in the consumer group."""
@@ -675,13 +703,14 @@ class Bus:
 
     async def loads(self, pool: str) -> dict[str, WorkerLoad]:
         """Workers of a pool that reported lately."""
-        with _reaching_redis():
-            fields = await self._redis.hgetall(self.keys.workers(pool))
-        now_s, loads = time.time(), {}
+        key = self.keys.workers(pool)
+        [fields] = await self._hear_time(key, lambda pipe: pipe.hgetall(key))
+        now_s, loads = self.unix_s(), {}
         for worker, packed in fields.items():
             try:
                 load = unpack_load(packed)
-            except EntryError:
+            except EntryError as error:
+                refused("load", error)
                 continue
             if load.deadline_s >= now_s:
                 loads[worker.decode()] = load
@@ -768,8 +797,8 @@ def _following_entries(cursor: bytes, entries: Sequence[tuple[bytes, Any]]) -> L
         logged.cursor = entry
         try:
             logged.entries.append((entry, unpack_audio(fields[_ENTRY])))
-        except (EntryError, KeyError):
-            logged.refused += 1
+        except (EntryError, KeyError) as error:
+            refused("audio", error)
     return logged
 
 
@@ -777,5 +806,5 @@ def _events(fields: Mapping[bytes, bytes]) -> Iterator[SessionEvent | Saved]:
     for packed in fields.values():
         try:
             yield unpack_report(packed)
-        except EntryError:
-            continue  # a peer of another version; its session times out by itself
+        except EntryError as error:
+            refused("event", error)  # its session times out by itself

@@ -287,7 +287,7 @@ class Engine:
     async def _report(self) -> None:
         backlog_ms = max((self._slots.backlog_ms(session) for session in self._seats), default=0)
         metrics.BACKLOG_SECONDS.set(backlog_ms / 1000)
-        deadline_s = int(time.time() + 3 * self._settings.report_s) + 1
+        deadline_s = int(self._bus.unix_s() + 3 * self._settings.report_s) + 1
         spec, held = self._recognizer.spec, len(self._seats)
         told = (spec.model, spec.licence, spec.languages, held, self._presence.seen)
         free = 0 if self._leaves or self._overload.there else self._slots.free
@@ -336,7 +336,6 @@ class Engine:
             return
         for name, logged in found.items():
             if (seat := self._seats.get(name)) is not None:
-                metrics.ENTRIES_REFUSED.inc(logged.refused)
                 self._notice_hold_up(seat, logged)
                 seat.receive(logged.cursor, logged.entries, since_s)
         for seat in list(self._seats.values()):

@@ -18,11 +18,17 @@ STATUS = LicenseStatus(LicenseState.CONNECTED, "id", Billing.USAGE, ("english",)
 
 
 class Node:
-    """A node's dues, the audio of its sessions, and its clock, turned by hand."""
+    """A node's dues, the audio of its sessions, and its clock, turned by hand; up for so long when it began."""
 
-    def __init__(self, accounts: Accounts, clock: Any) -> None:
+    def __init__(self, accounts: Accounts, clock: Any, up_s: float = 0.0) -> None:
         self.heard: dict[str, int] = {}
-        self.dues = Dues(accounts, LicenseGate(), lambda session: self.heard.get(session, 0), clock)
+        self.dues = Dues(
+            accounts,
+            LicenseGate(),
+            lambda session: self.heard.get(session, 0),
+            lambda: clock() + up_s,
+            lambda: 1_700_000_000.0 + clock(),
+        )
 
     def open(self, session: str) -> None:
         assert self.dues.refusal("english") is None
@@ -183,7 +189,7 @@ def test_a_session_that_moved_is_told_by_its_new_node_alone(run, accounts, clock
     """Whatever the old one has told, or tells too late."""
 
     async def scenario() -> None:
-        old, new = Node(accounts, clock), Node(accounts, clock)
+        old, new = Node(accounts, clock), Node(accounts, clock, up_s=86_400.0)
         await accounts.publish_status(STATUS)
         for node in (old, new):
             await node.dues.beat()
@@ -202,6 +208,7 @@ def test_a_session_that_moved_is_told_by_its_new_node_alone(run, accounts, clock
         await new.dues.beat()
         record = (await told(accounts))["s"]
         assert (record.audio_ms, record.over, record.started_ms) == (7_000, False, begun_ms)
+        assert record.session_ms == 12_000
         old.dues.move("s")
         new.dues.end("s")
         await new.dues.beat()

@@ -8,7 +8,9 @@ from urllib.parse import urlencode
 from tests.fakes import ScriptedWorker, Served
 from tests.nodes import FRAME, TERMINATE, Node, Nodes, begin, error, licensed, only, rest
 from wire.accounts import Accounts
+from wire.archive import Archive
 from wire.entries import Event, Order
+from wire.recorded import Connection
 
 NO_RESUMPTION = error(1008, "Unauthorized Connection: Session cannot be resumed")
 
@@ -224,6 +226,43 @@ def test_nobody_else_can_resume_on_another_node(run, nodes: Nodes):
                 async with new.client(target, additional_headers={"Authorization": key}) as other:
                     messages, code, reason = await rest(other)
                     assert (messages[-1:], code, reason) == NO_RESUMPTION
+
+    run(scenario())
+
+
+def test_a_recording_goes_on_with_its_session_and_ends_with_it(run, nodes: Nodes, wait_until):
+    async def scenario() -> None:
+        async with nodes(record="all") as old, nodes(record="all") as new:
+            archive = Archive(old.bus)
+            async with old.client("/v3/ws?resumable=true") as first:
+                begun = await begin(first)
+                worker, served = serving(old, new)
+                await first.send(FRAME)
+                await wait_until(lambda: len(served.pcm) == len(FRAME))
+                await worker.say_turn(begun["id"], "before")
+                await first.recv()
+                first.transport.abort()
+                await first.wait_closed()
+            async with new.client(again(begun, 2)) as second:
+                assert json.loads(await second.recv())["type"] == "Resumed"
+                await second.send(FRAME)
+                await second.send(TERMINATE)
+                assert (await rest(second))[1] == 1000
+
+            async def ended() -> bool:
+                return (await archive.load(begun["id"])).end is not None
+
+            await wait_until(ended)
+            await wait_until(lambda: not old.ingress._clients)
+            found = await archive.load(begun["id"])
+        kinds = [message.type for message in found.messages]
+        assert (kinds, found.transcript) == (["Begin", "Turn", "Turn", "Termination"], "before\n1600 samples")
+        assert (found.pcm, found.gaps, len(found.frames)) == (FRAME * 2, (), 2)
+        assert [item.happened for item in found.of(Connection)] == ["lost", "resumed", "closed"]
+        assert found.end is not None
+        assert (found.end.outcome, found.end.audio_ms) == ("ended", 100)
+        assert found.faults == ()
+        assert begun["configuration"]["resume_token"] not in str(found.items)
 
     run(scenario())
 

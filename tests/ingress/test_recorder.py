@@ -10,9 +10,9 @@ from ingress.recorder import Recorder
 from ingress.session import Append, Reply
 from ingress.tape import Note, developed
 from wire.archive import Archive
-from wire.entries import AudioFrame
+from wire.entries import AudioEntry, AudioFrame, Control, Order
 from wire.keys import Keys
-from wire.recorded import Audio, Connection, Said, SessionFacts, Told
+from wire.recorded import Audio, Connection, Ordered, Said, SessionFacts, Told
 from wire.streams import Bus
 
 POLICY = Policy(Record.ASK, keep_s=60.0, session_bytes=10**6, total_bytes=10**7)
@@ -53,15 +53,50 @@ def test_a_session_that_moves_is_written_by_each_node_it_comes_to(bus, run):
             await node.flush()
             node.let_go("s")
             await node.flush()
-            assert await other.go_on("s")
+            assert await other.has("s")
+            other.go_on("s", [], [])
         south.end("s", "ended", 1000)
         await south.flush()
-        assert not await south.go_on("another")
+        assert not await south.has("another")
 
     run(scenario())
     recording = run(archive.load("s"))
     assert [item.text for item in recording.of(Said)] == ["message 0", "message 1", "message 2"]
     assert recording.end is not None
+    assert recording.faults == ()
+
+
+def test_what_a_node_that_was_killed_had_not_written_is_filled_in_from_what_redis_has_of_the_session(
+    bus, run
+):
+    archive = Archive(bus)
+    north, south = Recorder(archive, POLICY, "north"), Recorder(archive, POLICY, "south")
+    log: list[AudioEntry] = [AudioFrame(n, b"\1\1") for n in range(4)] + [
+        Control(Order.FORCE_ENDPOINT, 4, None)
+    ]
+    told = ['{"type":"Begin","configuration":{"resume_token":"secret"},"sequence":1,"type":"Begin"}', "two"]
+
+    async def scenario() -> None:
+        assert await north.begin(FACTS)
+        north.note("s", b"..", [Append(log[0])])
+        north.note("s", b"..", [Append(log[1])])
+        north.note("s", None, [Reply(told[0])])
+        await north.flush()
+        for entry in log[2:]:
+            north.note("s", b"..", [Append(entry)])  # it dies before it has written them
+        south.go_on("s", log[1:], told)
+        south.note("s", b"..", [Append(AudioFrame(4, b"\5\5"))])
+        south.note("s", None, [Reply("three")])
+        south.end("s", "ended", 1000)
+        await south.flush()
+
+    run(scenario())
+    recording = run(archive.load("s"))
+    assert [frame.position for frame in recording.frames] == [0, 1, 2, 3, 4]
+    assert [order.order for order in recording.of(Ordered)] == ["FORCE_ENDPOINT"]
+    texts = [item.text for item in recording.of(Told)]
+    assert [len(texts), texts[1:]] == [3, ["two", "three"]]
+    assert "secret" not in texts[0]
     assert recording.faults == ()
 
 

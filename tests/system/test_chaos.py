@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -49,6 +50,17 @@ def test_redis_is_full_for_a_while(theatre, undisturbed):
         theatre.redis.config_set("maxmemory", "1")
         wait_until(lambda: any(not theatre.is_ready(node) for node in INGRESS))
         theatre.redis.config_set("maxmemory", "0")
+
+    found = theatre.play(CLIPS, act)
+    theatre.holds(undisturbed, found)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of another process are Linux's")
+def test_the_disk_of_redis_is_full_for_a_while(theatre, undisturbed):
+    def act() -> None:
+        theatre.server.fill_disk(True)
+        wait_until(lambda: any(not theatre.is_ready(node) for node in INGRESS))
+        theatre.server.fill_disk(False)
 
     found = theatre.play(CLIPS, act)
     theatre.holds(undisturbed, found)
@@ -110,7 +122,7 @@ def test_an_ingress_dies_and_what_it_held_is_free_while_others_go_on(theatre, un
     assert told(found["south"]) == told(undisturbed["south"])
     theatre.start_ingress("north")
     theatre.until_ready()
-    wait_until(lambda: all(session.over for session in theatre.tracker.totals()), within_s=READY_S)
+    wait_until(theatre.all_over, within_s=READY_S)
     theatre.sent_ms = theatre.counted()  # the dead node's last lap may be missing
     theatre.holds({}, {})
 

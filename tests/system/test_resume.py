@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,6 +17,9 @@ from tests.proxy import Proxy
 from tests.site import BRISK, POOL, READY_S, Site
 from tests.speech import FOX, LIGHT, SAMPLE_RATE, assert_heard, chunks, clip_pcm, error_rate, silence
 from tests.vendors import Vendor
+from wire.archive import Archive
+from wire.recordings import Recording
+from wire.streams import Bus
 
 pytestmark = [pytest.mark.weights, pytest.mark.timeout(180)]
 
@@ -92,6 +96,21 @@ def talk(url: str, when=lambda *_: None, audio: bytes = TALK, **asked) -> Heard:
     return heard
 
 
+async def recorded(site: Site) -> list[Recording]:
+    """All recordings, in the order in which they began."""
+    bus = Bus(site.redis_url, site.keys)
+    try:
+        archive = Archive(bus)
+        return [await archive.load(name) for name, _ in await archive.index()]
+    finally:
+        await bus.close()
+
+
+def all_ended(recordings: list[Recording]) -> list[Recording]:
+    """They, once all of them have been written to the end."""
+    return recordings if all(recording.end for recording in recordings) else []
+
+
 #: In the middle of what is said second, in seconds.
 MIDDLE_S = len(clip_pcm(FOX)) / 2 / SAMPLE_RATE + 1.5 + 2.5
 
@@ -127,8 +146,12 @@ def test_the_network_is_pulled_and_put_back_and_the_transcript_is_whole(site, wa
 
 
 def test_the_node_is_killed_in_the_middle_of_a_turn_and_another_one_goes_on(site, wait_until_sync):
-    """As behind a load balancer: the client knows one address, and whoever lives answers there."""
-    site.up("first", "second", nodes=("another",))
+    """As behind a load balancer: the client knows one address, and whoever lives answers there. The clocks of the two
+    nodes' machines do not agree.
+    """
+    site.skews_s["another"] = 3_600.0
+    began_s = time.monotonic()
+    site.up("first", "second", nodes=("another",), RECORD="all")
 
     def halt(heard: Heard, sent_s: float) -> None:
         if MIDDLE_S <= sent_s < MIDDLE_S + 0.1:
@@ -147,7 +170,15 @@ def test_the_node_is_killed_in_the_middle_of_a_turn_and_another_one_goes_on(site
     assert heard.notes == ["connection lost, resuming ...", "resumed"]
     heard.assert_whole()
     heard.assert_says(undisturbed)
+    end = heard.messages[-1]
+    assert end["session_duration_seconds"] <= time.monotonic() - began_s
     site.assert_at_rest()
+    recordings = wait_until_sync(lambda: all_ended(asyncio.run(recorded(site))))
+    for recording, told in zip(recordings, (undisturbed, heard), strict=True):
+        assert (recording.pcm, recording.gaps, recording.faults) == (TALK, (), ())
+        assert [final.fields["transcript"] for final in recording.finals] == [
+            final["transcript"] for final in told.finals
+        ]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -155,7 +186,7 @@ def test_the_node_is_killed_in_the_middle_of_a_turn_and_another_one_goes_on(site
 
 
 class Rollout:
-    """A whole stack behind one address. Each step replaces one process by a new one, as an update does."""
+    """A whole stack behind one address. Each step replaces one process by one of a later release, as an update does."""
 
     def __init__(self, desk: Desk, tracker: str, wait_until: Callable[..., Any]) -> None:
         self.desk = desk
@@ -166,6 +197,7 @@ class Rollout:
         self.done = 0
         for name in ("licensing-0", "usage-0", "worker-0", "worker-1", "ingress-0"):
             self.launch(name)
+        desk.later = {"worker-2", "worker-3", "licensing-1", "usage-1", "ingress-1", "ingress-2"}
         self.steps = [
             ("worker-0", "worker-2"),
             ("ingress-0", "ingress-1"),
@@ -225,4 +257,5 @@ def test_every_service_is_replaced_and_no_session_notices(desk, wait_until_sync)
                 assert len(heard.notes) == 2 * 2  # both changes of the node, and nothing else
         total_ms = 4 * round(len(TALK) * 1000 / 2 / SAMPLE_RATE)
         wait_until_sync(lambda: desk.counted() == total_ms, READY_S)
-        assert [session.over for session in desk.tracker.totals()]
+        [total] = desk.tracker.totals()
+        assert (total.sessions, total.over) == (4, 4)

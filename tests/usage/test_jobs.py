@@ -229,7 +229,7 @@ def test_a_silent_process_s_records_go_to_another(run, bus, keys, settings, refe
         accounts = Accounts(bus)
         await accounts.join_usage()
         await accounts.append_usage([lap("a"), lap("b")])
-        taken, _ = await accounts.take_usage("stuck", 10)
+        taken = await accounts.take_usage("stuck", 10)
         assert len(taken) == 2
         await accounts.give_back_usage("stuck", [entry for entry, _ in taken[:1]])  # as if silent for a day
         async with serving(settings):

@@ -166,6 +166,13 @@ def test_a_damaged_entry_is_an_entry_or_refused(data: st.DataObject):
             continue
 
 
+@given(st.data(), fields, fields)
+def test_what_a_later_release_says_beyond_is_ignored(data: st.DataObject, more: Any, still_more: Any):
+    pack, unpack, values = data.draw(st.sampled_from(CODECS))
+    value = data.draw(values)
+    assert unpack(msgpack.packb([*msgpack.unpackb(pack(value)), more, still_more])) == value
+
+
 @given(st.data())
 def test_no_kind_is_taken_for_another(data: st.DataObject):
     index = data.draw(st.integers(0, len(CODECS) - 1))

@@ -148,7 +148,7 @@ async def everything(bus: Bus) -> None:
     await accounts.join_usage()
     await accounts.append_usage([UsageRecord("s", 1, 1, 1, "english", "m", 1)])
     assert (await accounts.waiting_usage()).count == 1
-    records, _ = await accounts.take_usage("c", 10)
+    records = await accounts.take_usage("c", 10)
     await accounts.settle_usage(records)
     assert await accounts.silent_usage(0.0) != []
 

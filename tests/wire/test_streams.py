@@ -8,6 +8,7 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fakes import append
-from wire import streams
+from wire import metrics, streams
 from wire.entries import (
     AudioEntry,
     AudioFrame,
@@ -500,13 +501,19 @@ def test_a_long_backlog_takes_several_reads_and_loses_nothing(run, bus: Bus):
     run(scenario())
 
 
+def refused() -> float:
+    return metrics.REGISTRY.get_sample_value("steno_entries_refused_total") or 0.0
+
+
 def test_entries_that_cannot_be_read_are_counted_and_passed(run, bus: Bus, keys: Keys, server: Any):
+    before = refused()
+
     async def scenario() -> None:
         await append(bus, [("s", frame(0))])
         server.xadd(keys.audio("s"), {b"e": b"\xff"}, id="2-0")
         server.xadd(keys.audio("s"), {b"other": pack_audio(frame(4))}, id="3-0")
         log = (await bus.read({"s": b"0"}))["s"]
-        assert (len(log.entries), log.refused) == (1, 2)
+        assert (len(log.entries), refused() - before) == (1, 2)
         assert await bus.read({"s": log.cursor}) == {}
 
     run(scenario())
@@ -642,6 +649,18 @@ def test_a_session_is_restored_as_its_ingress_knows_it(run, bus: Bus, keys: Keys
         await bus.restore(Restoration(old.offer, offer_id, old.generation, saved, kept, 7))
         assert numbers(await bus.read({"s": b"1-0"})) == [2, 3, 4, 5, 6]
         assert await bus.publish([Publication(new, [event(new, 1)])]) == []
+
+    run(scenario())
+
+
+def test_a_node_to_which_a_session_has_moved_may_restore_it_whatever_the_one_before_did(run, bus: Bus):
+    async def scenario() -> None:
+        lease = await taken_after_join(bus, "s", "a")
+        entries = [(number, frame(4 * number - 4)) for number in range(1, 4)]
+        for number, moves, kept in ((70, 0, 2), (1, 1, 3), (71, 0, 1)):
+            lost = Restoration(lease.offer, lease.offer_id, 1, b"", entries[:kept], number, moves)
+            await bus.restore(lost)
+        assert numbers(await bus.read({"s": b"0-0"})) == [1, 2, 3]
 
     run(scenario())
 
@@ -862,6 +881,30 @@ def test_loads_of_workers_that_reported_lately(run, bus: Bus, keys: Keys, server
     run(scenario())
 
 
+@pytest.mark.parametrize("worker_s,reader_s", [(3_600, 0), (-3_600, 0), (-30, 30)])
+def test_machines_whose_clocks_differ_agree_how_long_a_load_counts(
+    run, redis_url: str, keys: Keys, monkeypatch: pytest.MonkeyPatch, worker_s: float, reader_s: float
+):
+    wall = time.time
+
+    def bus_of(skew_s: float) -> Bus:
+        monkeypatch.setattr(time, "time", lambda: wall() + skew_s)
+        return Bus(redis_url, keys)
+
+    async def scenario() -> None:
+        worker, reader = bus_of(worker_s), bus_of(reader_s)
+        await worker.join("english")
+        load = WorkerLoad(16, 12, 80, int(worker.unix_s()) + 2, "m")
+        await worker.report("english", "a", load)
+        assert await reader.loads("english") == {"a": load}
+        await worker.report("english", "a", replace(load, deadline_s=int(worker.unix_s()) - 1))
+        assert await reader.loads("english") == {}
+        for bus in (worker, reader):
+            await bus.close()
+
+    run(scenario())
+
+
 def test_nothing_waits_in_a_pool_that_nobody_joined(run, bus: Bus):
     assert run(bus.waiting("english")) == 0
 
@@ -912,7 +955,7 @@ CALLS: dict[str, Callable[[Bus], Any]] = {
 
 def test_every_call_of_the_bus_is_tried():
     public = {name for name, value in vars(Bus).items() if not name.startswith("_") and callable(value)}
-    assert public - {"inbox", "close", "clock"} == set(CALLS)
+    assert public - {"inbox", "close", "clock", "unix_s"} == set(CALLS)
 
 
 @pytest.mark.parametrize("name", CALLS)
