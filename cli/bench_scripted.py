@@ -3,19 +3,21 @@
 It takes every offer of the english pool, reads all audio as a worker does, tells a partial for each half second of it,
 and answers Terminate with one final. It runs as a process of its own until its pipe is closed.
 
-The one word of a partial tells times: when its newest audio came into the worker's hands, and when the worker told it,
-in ms with a slash between (`cli/bench_crowd.py` reads them). A worker reads once in a step, so for a few sessions
-another loop reads as often as it can; of the others the first time is 0, unknown.
+The one word of a partial tells times: when its newest audio came into a worker's hands, and when the worker told it,
+in ms with a slash between (`cli/bench_crowd.py` reads them). A worker reads once in a step, as the pools' models do, so
+for a few sessions another process reads as often as it can; of the others the first time is 0, unknown.
 """
 
 import asyncio
-import itertools
+import contextlib
 import multiprocessing
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnContext
+from typing import Any
 
 from wire.entries import (
     SAMPLE_RATE,
@@ -36,11 +38,32 @@ from wire.streams import Bus
 POOL, NAME = "english", "scripted"
 #: News, and checkpoints as with finals of short turns, so often.
 PARTIAL_S, CHECKPOINT_S = 0.5, 3
-_STEP_S, _RENEW_S, _LEASE_S = 0.02, 1.0, 60
+_STEP_S, _RENEW_S, _LEASE_S = 0.064, 1.0, 60
 #: So many sessions are watched, so often; that is how much too late a frame may seem.
 WATCHED, WATCH_S = 6, 0.002
 #: Frames of a watched session whose times are kept: a second's.
 _KEPT = 20
+_FRAME_SAMPLES = SAMPLE_RATE // 20
+
+
+class _Times:
+    """When the newest frames of watched sessions came, in ms, by where they end; shared by two processes."""
+
+    def __init__(self, context: SpawnContext, sessions: int) -> None:
+        self._cells: Any = context.RawArray("d", 2 * _KEPT * sessions)
+
+    def put(self, session: int, end: int, came_ms: float) -> None:
+        cell = self._cell(session, end)
+        self._cells[cell : cell + 2] = end, came_ms
+
+    def get(self, session: int, end: int) -> float:
+        """0 where that is not known."""
+        cell = self._cell(session, end)
+        known, came_ms = self._cells[cell : cell + 2]
+        return float(came_ms) if known == end else 0.0
+
+    def _cell(self, session: int, end: int) -> int:
+        return 2 * (session * _KEPT + end // _FRAME_SAMPLES % _KEPT)
 
 
 @dataclass
@@ -51,8 +74,8 @@ class _Served:
     told: int = 0
     saved: int = 0
     sequence: int = 0
-    #: Of a watched session: where its newest frames end -> when they came, in ms.
-    came_ms: dict[int, float] | None = None
+    #: Its number among those that are watched.
+    watched: int | None = None
 
     def event(self, kind: Event, final: bool = False, text: str = "") -> SessionEvent:
         number, self.sequence = self.sequence, self.sequence + 1
@@ -85,26 +108,44 @@ class Role:
 @contextmanager
 def running(redis_url: str, namespace: str = "steno", role: Role | None = None) -> Iterator[int]:
     """The worker, while inside; its process id."""
-    context = multiprocessing.get_context("spawn")
+    context, role = multiprocessing.get_context("spawn"), role or Role()
     ours, theirs = context.Pipe()
-    arguments = (redis_url, namespace, role or Role(), theirs)
-    process = context.Process(target=_main, args=arguments, daemon=True)
-    process.start()
-    theirs.close()
+    watching, watched = context.Pipe(duplex=False)
+    times = _Times(context, role.watched)
+    both = (
+        context.Process(target=_main, args=(redis_url, namespace, role, theirs, watched, times), daemon=True),
+        context.Process(target=_main_watch, args=(redis_url, namespace, watching, times), daemon=True),
+    )
+    processes = both if role.watched else both[:1]
+    for process in processes:
+        process.start()
+    for end in (theirs, watched, watching):
+        end.close()
     try:
         ours.recv()
-        yield process.pid or 0
+        yield processes[0].pid or 0
     finally:
         ours.close()
-        process.join(10)
+        for process in processes:
+            process.join(10)
 
 
-def _main(redis_url: str, namespace: str, role: Role, owner: Connection) -> None:
+def _main(
+    redis_url: str, namespace: str, role: Role, owner: Connection, watcher: Connection, times: _Times
+) -> None:
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(_serve(redis_url, namespace, role, owner))
+        runner.run(_serve(redis_url, namespace, role, owner, watcher, times))
 
 
-async def _serve(redis_url: str, namespace: str, role: Role, owner: Connection) -> None:
+def _main_watch(redis_url: str, namespace: str, worker: Connection, times: _Times) -> None:
+    """Until the worker is gone, which says what to watch."""
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(_watch(redis_url, namespace, worker, times))
+
+
+async def _serve(
+    redis_url: str, namespace: str, role: Role, owner: Connection, watcher: Connection, times: _Times
+) -> None:
     bus = Bus(redis_url, Keys(namespace))
     served: dict[str, _Served] = {}
     gone = asyncio.Event()
@@ -112,23 +153,29 @@ async def _serve(redis_url: str, namespace: str, role: Role, owner: Connection) 
     await bus.join(POOL)
     owner.send("ready")
     async with asyncio.TaskGroup() as tasks:
-        loops = [tasks.create_task(_take(bus, served, role)), tasks.create_task(_step(bus, served, role))]
-        loops.append(tasks.create_task(_renew(bus, served, role)))
-        if role.watched:
-            loops.append(tasks.create_task(_watch(bus, served, role.watched)))
+        loops = [
+            tasks.create_task(_take(bus, served, role, watcher)),
+            tasks.create_task(_step(bus, served, role, watcher, times)),
+            tasks.create_task(_renew(bus, served, role)),
+        ]
         await gone.wait()
         for loop in loops:
             loop.cancel()
     await bus.close()
 
 
-async def _take(bus: Bus, served: dict[str, _Served], role: Role) -> None:
+async def _take(bus: Bus, served: dict[str, _Served], role: Role, watcher: Connection) -> None:
     while True:
         if (free := role.most - len(served)) < 1:
             await asyncio.sleep(_STEP_S)
             continue
         leases = await bus.take(POOL, role.name, min(free, 1000), 500)
         served.update((lease.session, _Served(lease)) for lease in leases)
+        known = {one.watched for one in served.values()}
+        unwatched = [number for number in range(role.watched) if number not in known]
+        for number, lease in zip(unwatched, leases, strict=False):
+            served[lease.session].watched = number
+            watcher.send((number, lease.session))
         await bus.publish(
             [Publication(lease, (served[lease.session].event(Event.TAKEN),)) for lease in leases]
         )
@@ -142,28 +189,29 @@ async def _renew(bus: Bus, served: dict[str, _Served], role: Role) -> None:
         await asyncio.sleep(_RENEW_S)
 
 
-async def _watch(bus: Bus, served: dict[str, _Served], watched: int) -> None:
-    """When the frames of the first few sessions come."""
+async def _watch(redis_url: str, namespace: str, worker: Connection, times: _Times) -> None:
+    """When frames come of the sessions that the worker names."""
+    bus = Bus(redis_url, Keys(namespace))
+    names: dict[int, str] = {}
     cursors: dict[str, bytes] = {}
-    while True:
-        for name in [name for name in cursors if name not in served]:
-            del cursors[name]
-        for name, one in itertools.islice(served.items(), watched):
-            if one.came_ms is None and len(cursors) < watched:
-                one.came_ms, cursors[name] = {}, one.cursor
-        for name, logged in (await bus.read(cursors)).items():
-            cursors[name], now_ms = logged.cursor, time.time() * 1000
-            came_ms = served[name].came_ms if name in served else None
-            if came_ms is None:
-                continue
-            ends = [entry.end for _, entry in logged.entries if isinstance(entry, AudioFrame)]
-            came_ms.update(dict.fromkeys(ends, now_ms))
-            while len(came_ms) > _KEPT:
-                del came_ms[next(iter(came_ms))]
-        await asyncio.sleep(WATCH_S)
+    with contextlib.suppress(EOFError):
+        while True:
+            while worker.poll():
+                number, name = worker.recv()
+                cursors.pop(names.pop(number, ""), None)
+                if name:
+                    names[number], cursors[name] = name, b"0-0"
+            numbers = {name: number for number, name in names.items()}
+            for name, logged in (await bus.read(cursors)).items():
+                cursors[name], now_ms = logged.cursor, time.time() * 1000
+                for _, entry in logged.entries:
+                    if isinstance(entry, AudioFrame):
+                        times.put(numbers[name], entry.end, now_ms)
+            await asyncio.sleep(WATCH_S)
+    await bus.close()
 
 
-async def _step(bus: Bus, served: dict[str, _Served], role: Role) -> None:
+async def _step(bus: Bus, served: dict[str, _Served], role: Role, watcher: Connection, times: _Times) -> None:
     while True:
         started_s = time.monotonic()
         outbox: list[Publication] = []
@@ -185,11 +233,14 @@ async def _step(bus: Bus, served: dict[str, _Served], role: Role) -> None:
                 heard.append(one)
         told_ms = time.time() * 1000
         for one in heard:
-            times = f"{(one.came_ms or {}).get(one.samples, 0):.2f}/{told_ms:.2f}"
+            came_ms = 0.0 if one.watched is None else times.get(one.watched, one.samples)
+            said = f"{came_ms:.2f}/{told_ms:.2f}"
             saved = one.checkpoint() if one.samples >= one.saved + CHECKPOINT_S * SAMPLE_RATE else None
-            outbox.append(Publication(one.lease, (one.turn(False, times),), saved))
+            outbox.append(Publication(one.lease, (one.turn(False, said),), saved))
         await bus.publish(outbox)
         await bus.settle(POOL, role.name, over)
         for lease in over:
-            served.pop(lease.session, None)
+            gone = served.pop(lease.session, None)
+            if gone is not None and gone.watched is not None:
+                watcher.send((gone.watched, ""))
         await asyncio.sleep(max(0.0, started_s + _STEP_S - time.monotonic()))

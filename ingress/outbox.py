@@ -116,15 +116,20 @@ class Outbox:
         return session in self._lost
 
     async def run(self, missed: Callable[[BusUnavailable], None]) -> None:
-        """Write for ever; `missed` is told of each failed try. Idle while there is nothing to write."""
+        """Write for ever; `missed` is told of each failed try. Idle while there is nothing to write.
+
+        What comes after a pause is written at once, and what comes together in one go.
+        """
+        now, next_at = asyncio.get_running_loop().time, 0.0
         while True:
             await self._work.wait()
-            await asyncio.sleep(self._tick_s)
+            await asyncio.sleep(max(0.0, next_at - now()))
+            next_at = now() + self._tick_s
             try:
                 await self.flush()
             except BusUnavailable as error:
                 if self.stuck_since is None:
-                    self.stuck_since = asyncio.get_running_loop().time()
+                    self.stuck_since = now()
                 missed(error)
                 await asyncio.sleep(RETRY_S)
             else:

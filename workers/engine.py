@@ -327,15 +327,16 @@ class Engine:
         return self._leftover.room(self._slots.live, time.monotonic()) is not Room.NONE
 
     async def _read(self) -> None:
-        cursors = {name: seat.cursor for name, seat in self._seats.items() if not seat.crowded}
+        asked = {name: seat for name, seat in self._seats.items() if not seat.crowded}
         since_s, self._read_at_s = self._read_at_s, time.time()
         try:
-            found = await self._bus.read(cursors)
+            found = await self._bus.read({name: seat.cursor for name, seat in asked.items()})
         except BusUnavailable as error:
             await asyncio.sleep(self._redis_away("read", error))
             return
         for name, logged in found.items():
-            if (seat := self._seats.get(name)) is not None:
+            # Not one that was seated anew meanwhile: it has a place of its own in the log.
+            if self._seats.get(name) is (seat := asked[name]):
                 self._notice_hold_up(seat, logged)
                 seat.receive(logged.cursor, logged.entries, since_s)
         for seat in list(self._seats.values()):

@@ -8,7 +8,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -27,7 +27,7 @@ from wire.keys import STATE_TAKES, WORKERS_GROUP, Keys
 from wire.moves import Keeping, Moves
 from wire.params import SessionParams
 from wire.recorded import OFFER_RECORDED, PLAIN, Published, SessionFacts, Stepped
-from wire.streams import Bus, entry_id, number_of
+from wire.streams import Bus, Logged, entry_id, number_of
 from workers import feeders
 from workers.engine import Engine
 from workers.pool import Pool
@@ -698,6 +698,41 @@ def test_a_silent_workers_session_is_taken_over(play: Play) -> None:
 
 async def nothing() -> None:
     pass
+
+
+def test_what_was_read_for_a_seat_is_not_given_to_the_next_one_of_its_session(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis takes its time to answer, and meanwhile the session is taken anew, from its begin on."""
+
+    async def scenario(house: House) -> None:
+        desk = house.desk
+        worker = await house.hire()
+        engine, answered, go_on = worker.engine, asyncio.Event(), asyncio.Event()
+        read = engine._bus.read
+
+        async def slowly(cursors: Mapping[str, bytes]) -> dict[str, Logged]:
+            found = await read(cursors)
+            if found and engine._seats["s"].position:
+                answered.set()
+                await go_on.wait()
+            return found
+
+        await desk.open("s")
+        await desk.say("s", speech(1, 320))
+        await desk.until(lambda: "s" in engine._seats and engine._seats["s"].position)
+        monkeypatch.setattr(engine._bus, "read", slowly)
+        await desk.say("s", speech(2, 320))
+        await answered.wait()
+        before = engine._seats["s"]
+        await desk.bus.give_back(POOL, "a", [before.lease])
+        await desk.until(lambda: engine._seats["s"] is not before)
+        go_on.set()
+        await desk.order("s", Order.TERMINATE)
+        await desk.ended("s")
+        assert desk.finals("s") == [(0, "w1 w2")]
+
+    play(scenario)
 
 
 def test_a_worker_that_lost_a_lease_falls_silent(play: Play) -> None:
