@@ -29,16 +29,16 @@ GOAL_BEGIN_MS = 100.0
 #: A crowd that is later than this with one frame in a hundred is itself the limit.
 LATE_MS = 10.0
 METHOD = (
-    "Real ingress, real Redis, a worker without a model and the crowd, each a process. Each session sends 50 ms of PCM "
-    "every 50 ms at a phase of its own and is told a partial for each half second. inbound: from sending a frame to "
-    f"the worker's hands, of {bench_scripted.WATCHED} sessions that it reads as often as it can (of the others once in "
-    "a step of 20 ms); outbound: from the worker's telling to the client; added: both. begin: from connecting to "
-    "Begin, of five sessions a second that come meanwhile. A level holds if one of a hundred is added at most the "
-    "goal, nobody is lost, and the crowd itself is on time. per core: sessions whose audio went through, divided by "
-    "the cores that the ingress took. bare: websockets' own receive loop, the frames forgotten, nothing sent back. "
-    "Each level's figures are the median of its repeats. line: least squares through the ingress's cores over "
-    "sessions, of the levels from 100 that keep up; bend: how far the slope of its lower or upper half is from "
-    "the whole's."
+    "Real ingress, real Redis, a worker without a model and the crowd, each a process. Each session sends 50 ms of "
+    "PCM every 50 ms at a phase of its own and is told a partial for each half second. inbound: from sending a frame "
+    f"to the worker's hands, of {bench_scripted.WATCHED} sessions that it reads as often as it can (of the others once"
+    " in a step of 64 ms, an eighth of them at a time); outbound: from the worker's telling to the client; added: "
+    "both. begin: from connecting to Begin, of five sessions a second that come meanwhile. A level holds if one of a "
+    "hundred is added at most the goal, nobody is lost, and the crowd itself is on time. per core: sessions whose "
+    "audio went through, divided by the cores that the ingress took. bare: websockets' own receive loop, the frames "
+    "forgotten, nothing sent back. Each level's figures are the median of its repeats. line: least squares through "
+    "the ingress's cores over sessions, of the levels from 100 that keep up; bend: how far the slope of its lower or "
+    "upper half is from the whole's."
 )
 #: What settings are compared by, in this order.
 COMPARED = (

@@ -4,12 +4,14 @@ It takes every offer of the english pool, reads all audio as a worker does, tell
 and answers Terminate with one final. It runs as a process of its own until its pipe is closed.
 
 The one word of a partial tells times: when its newest audio came into a worker's hands, and when the worker told it,
-in ms with a slash between (`cli/bench_crowd.py` reads them). A worker reads once in a step, as the pools' models do, so
-for a few sessions another process reads as often as it can; of the others the first time is 0, unknown.
+in ms with a slash between (`cli/bench_crowd.py` reads them). As the pools' models do it reads a session once in a step,
+and it steps as several workers would: a part of its sessions at a time, at phases of their own. So for a few sessions
+another process reads as often as it can; of the others the first time is 0, unknown.
 """
 
 import asyncio
 import contextlib
+import itertools
 import multiprocessing
 import time
 from collections.abc import Iterator
@@ -39,6 +41,8 @@ POOL, NAME = "english", "scripted"
 #: News, and checkpoints as with finals of short turns, so often.
 PARTIAL_S, CHECKPOINT_S = 0.5, 3
 _STEP_S, _RENEW_S, _LEASE_S = 0.064, 1.0, 60
+#: As so many workers.
+_PARTS = 8
 #: So many sessions are watched, so often; that is how much too late a frame may seem.
 WATCHED, WATCH_S = 6, 0.002
 #: Frames of a watched session whose times are kept: a second's.
@@ -76,6 +80,8 @@ class _Served:
     sequence: int = 0
     #: Its number among those that are watched.
     watched: int | None = None
+    #: Which part of the sessions it belongs to.
+    part: int = 0
 
     def event(self, kind: Event, final: bool = False, text: str = "") -> SessionEvent:
         number, self.sequence = self.sequence, self.sequence + 1
@@ -165,12 +171,14 @@ async def _serve(
 
 
 async def _take(bus: Bus, served: dict[str, _Served], role: Role, watcher: Connection) -> None:
+    parts = itertools.cycle(range(_PARTS))
     while True:
         if (free := role.most - len(served)) < 1:
             await asyncio.sleep(_STEP_S)
             continue
         leases = await bus.take(POOL, role.name, min(free, 1000), 500)
-        served.update((lease.session, _Served(lease)) for lease in leases)
+        for lease in leases:
+            served[lease.session] = _Served(lease, part=next(parts))
         known = {one.watched for one in served.values()}
         unwatched = [number for number in range(role.watched) if number not in known]
         for number, lease in zip(unwatched, leases, strict=False):
@@ -212,12 +220,12 @@ async def _watch(redis_url: str, namespace: str, worker: Connection, times: _Tim
 
 
 async def _step(bus: Bus, served: dict[str, _Served], role: Role, watcher: Connection, times: _Times) -> None:
-    while True:
+    for part in itertools.cycle(range(_PARTS)):
         started_s = time.monotonic()
         outbox: list[Publication] = []
         over: list[Lease] = []
         heard: list[_Served] = []
-        read = await bus.read({name: one.cursor for name, one in served.items()})
+        read = await bus.read({name: one.cursor for name, one in served.items() if one.part == part})
         for session, logged in read.items():
             one = served[session]
             one.cursor = logged.cursor
@@ -243,4 +251,4 @@ async def _step(bus: Bus, served: dict[str, _Served], role: Role, watcher: Conne
             gone = served.pop(lease.session, None)
             if gone is not None and gone.watched is not None:
                 watcher.send((gone.watched, ""))
-        await asyncio.sleep(max(0.0, started_s + _STEP_S - time.monotonic()))
+        await asyncio.sleep(max(0.0, started_s + _STEP_S / _PARTS - time.monotonic()))

@@ -75,7 +75,7 @@ class IngressSettings(ArchiveSettings):
         256, ge=1, description="Most sessions at once on this node; more are refused with 3009."
     )
     tick_ms: int = Field(
-        4,
+        2,
         ge=1,
         le=1000,
         description="Audio of all sessions is appended to Redis at most this often, in ms; longer costs less.",

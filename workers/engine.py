@@ -21,13 +21,13 @@ from functools import partial
 
 from wire import heap, metrics
 from wire.archive import Archive
-from wire.entries import SAMPLE_RATE, AudioFrame, Control, Event, Lease, Order, Publication, WorkerLoad
+from wire.entries import AudioFrame, Control, Event, Lease, Order, Publication, WorkerLoad
 from wire.errors import INTERNAL_ERROR, BusUnavailable
 from wire.moves import Moves
 from wire.presence import Presence
 from wire.recorded import OFFER_REPLAY
 from wire.service import session_id
-from wire.streams import Bus, Logged
+from wire.streams import Bus
 from workers.feeders import Feeders
 from workers.leftover import Leftover
 from workers.overload import Overload, behind_s
@@ -49,8 +49,9 @@ LOOK_S = 0.1
 FEEDERS_S = 0.4
 #: Pauses before the next try when Redis is away: the first, and the longest after growing.
 RETRY_S, LONGEST_RETRY_S = 0.2, 1.0
-#: Audio of more than so many seconds that comes after as long a silence of the log was held up on the way.
-HELD_UP_S = 1.0
+#: After so many seconds without news of a log, what comes may have been held up on the way; and, since that comes in
+#: pieces, what comes for so long from then on, or from taking a session over on.
+HELD_UP_S, AFTER_HOLD_UP_S = 1.0, 5.0
 #: Least time between two load reports, in seconds: a crowd that comes at once is told of together.
 REPORT_GAP_S = 0.05
 #: Steps over which what a step takes is averaged.
@@ -209,6 +210,8 @@ class Engine:
         self._seats[lease.session] = seat
         seat.news_s = time.monotonic()
         again, strides = lease.takes > 1, lease.offer.params.get(OFFER_REPLAY)
+        if again:
+            seat.held_up_s = seat.news_s
         if again and strides is not None:
             strides = b""  # they began elsewhere
         self._slots.seat(lease.session, lease.generation, seat.origin_ms, options, again, strides)
@@ -337,18 +340,18 @@ class Engine:
         for name, logged in found.items():
             # Not one that was seated anew meanwhile: it has a place of its own in the log.
             if self._seats.get(name) is (seat := asked[name]):
-                self._notice_hold_up(seat, logged)
+                self._notice_hold_up(seat)
                 seat.receive(logged.cursor, logged.entries, since_s)
         for seat in list(self._seats.values()):
             self._guarded(seat, partial(self._feed, seat))
             self._recorder.read(seat)
 
-    def _notice_hold_up(self, seat: Seat, logged: Logged) -> None:
+    def _notice_hold_up(self, seat: Seat) -> None:
         """After an outage of Redis, or of its ingress, a session is heard as it would have been without one."""
         now_s = time.monotonic()
-        frames = [entry for _, entry in logged.entries if isinstance(entry, AudioFrame)]
-        samples = sum(frame.end - frame.position for frame in frames)
-        if now_s - seat.news_s > HELD_UP_S and samples > HELD_UP_S * SAMPLE_RATE:
+        if now_s - seat.news_s > HELD_UP_S:
+            seat.held_up_s = now_s
+        if now_s - seat.held_up_s < AFTER_HOLD_UP_S:
             self._slots.steady(seat.session)
         seat.news_s = now_s
 

@@ -3,6 +3,7 @@
 Pure: entries and hypotheses come in, positions, checkpoints and publications come out.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -70,6 +71,9 @@ class Seat:
         self.tracker = TurnTracker(TurnRules.of(saved.params), saved.turn_order, self.ms(saved.position))
         self.flush_asked_s = 0.0
         self.news_s = 0.0  # when its log had something new last
+        self.held_up_s = (
+            -math.inf
+        )  # when something came that had been held up on the way, or by a worker that died
         self._queue: deque[tuple[bytes, AudioEntry]] = deque()
         # What was consumed and is still needed: (position reached, entry, parameters by then).
         self._marks: deque[tuple[int, bytes, Mapping[str, Any]]] = deque()

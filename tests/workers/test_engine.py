@@ -28,6 +28,7 @@ from wire.moves import Keeping, Moves
 from wire.params import SessionParams
 from wire.recorded import OFFER_RECORDED, PLAIN, Published, SessionFacts, Stepped
 from wire.streams import Bus, Logged, entry_id, number_of
+from workers import engine as engine_module
 from workers import feeders
 from workers.engine import Engine
 from workers.pool import Pool
@@ -569,6 +570,44 @@ def test_repeated_audio_is_heard_once(play: Play) -> None:
             ("w1", 0, 480),
             ("w2", 480, 800),
         ]
+
+    play(scenario)
+
+
+def test_audio_that_was_held_up_and_comes_in_parts_is_heard_in_steps_as_before(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Counting(ScriptedRecognizer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.spec = replace(self.spec, catch_up=8)
+            self.chunks: list[int] = []
+
+        def step(self, batch: Batch) -> list[Hypothesis | None]:
+            self.chunks.append(int(batch.samples.max()) // (2 * HOP))
+            return super().step(batch)
+
+    async def scenario(house: House) -> None:
+        monkeypatch.setattr(engine_module, "HELD_UP_S", 0.2)
+        recognizer = Counting()
+        worker, desk = await house.hire(recognizer=recognizer), house.desk
+        await desk.open("s")
+        await desk.say("s", speech(1, 320))
+        await desk.until(
+            lambda: "s" in worker.engine._seats and worker.engine._slots.stepped("s") == 5 * 1024
+        )
+        seat = worker.engine._seats["s"]
+        await desk.until(lambda: time.monotonic() - seat.news_s > 0.3)
+        recognizer.chunks.clear()
+        slots = worker.engine._slots
+        await desk.say("s", speech(2, 640))
+        await desk.until(lambda: slots.stepped("s") == 15 * 1024)
+        await desk.say("s", speech(3, 640))
+        await desk.until(lambda: slots.stepped("s") == 25 * 1024)
+        assert max(recognizer.chunks) == 1
+        await desk.order("s", Order.TERMINATE)
+        await desk.ended("s")
+        assert desk.finals("s") == [(0, "w1 w2 w3")]
 
     play(scenario)
 
