@@ -314,8 +314,9 @@ class Engine:
                 )
                 await self._publish()  # what reading decided
                 results = await step
-                self._observe(plan, time.monotonic() - started)
-                self._recorder.step(time.monotonic() - begun, int((plan.batch.samples > 0).sum()))
+                took_s = time.monotonic() - begun  # not since `started`: reading may have waited for Redis
+                self._observe(plan, took_s)
+                self._recorder.step(took_s, int((plan.batch.samples > 0).sum()))
                 self._hurried |= self._slots.catching_up
                 if plan.replay:
                     self._leftover.took(begun, time.monotonic())
