@@ -10,6 +10,7 @@ Positions are samples of the session's 16 kHz audio, from its first sample, also
 end of its backlog. Two plans may be out at a time, so that one is prepared while the other computes.
 """
 
+import itertools
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -283,8 +284,7 @@ class Slots:
 
     def _holds(self, seat: _Seat) -> bool:
         """Whether a replay's next step left something undone when it was recorded."""
-        self._stride(seat)
-        return bool(seat.strides and seat.strides[0] & HELD)
+        return bool((self._recorded(seat) or 0) & HELD)
 
     def _due(self, seat: _Seat) -> bool:
         stuck = seat.awaited_ms != NO_FLUSH and not seat.out  # the last row did not bring the answer
@@ -297,12 +297,21 @@ class Slots:
         return seat.fed - seat.planned >= chunks * self._spec.chunk_samples
 
     def _stride(self, seat: _Seat) -> int | None:
-        """Chunks of a replay's next step, as far as that was recorded. Where nothing waits, no step is without any."""
-        strides = seat.strides or deque()
-        waiting = seat.held or seat.flush_ms != NO_FLUSH or seat.awaited_ms != NO_FLUSH
-        while strides and not strides[0] and not waiting:
-            strides.popleft()
-        return strides[0] & ~HELD if strides else None
+        """Chunks of a replay's next step, as far as that was recorded."""
+        recorded = self._recorded(seat)
+        return None if recorded is None else recorded & ~HELD
+
+    def _recorded(self, seat: _Seat) -> int | None:
+        """A replay's next step, as it was recorded."""
+        return next(itertools.islice(seat.strides or (), self._skipped(seat), None), None)
+
+    def _skipped(self, seat: _Seat) -> int:
+        """How many steps come before it that had no audio: where nothing waits, there are none. An order that is still
+        to be obeyed may change that, so they are not dropped before the next step is planned.
+        """
+        if seat.held or seat.flush_ms != NO_FLUSH or seat.awaited_ms != NO_FLUSH:
+            return 0
+        return sum(1 for _ in itertools.takewhile(lambda stride: not stride, seat.strides or ()))
 
     def _reached(self, seat: _Seat) -> bool:
         """Whether a flush waits that needs no more audio than is planned."""
@@ -313,7 +322,7 @@ class Slots:
         if seat.strides is not None:
             stride, holds = self._stride(seat), self._holds(seat)
             row = row[: (1 if stride is None else stride) * self._spec.chunk_samples]
-            if stride is not None:
+            for _ in range(min(self._skipped(seat) + 1, len(seat.strides))):
                 seat.strides.popleft()
             seat.held = holds
         elif seat.steady:

@@ -114,9 +114,6 @@ def test_sessions_of_other_pools_that_shared_their_steps_tell_the_same_again(wai
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.xfail(
-    reason="after a forced end and changed settings a word or two come out otherwise", strict=True
-)
 def test_a_multilang_session_whose_settings_changed_tells_the_same_again(wait_until_sync):
     settings = {"type": "UpdateConfiguration", "max_turn_silence": 700, "min_turn_silence": 200}
     with Stack(pools=("multilang",), env=ASKED) as stack:

@@ -277,6 +277,7 @@ def test_a_replay_takes_what_the_recorded_steps_took_and_then_a_chunk_a_step():
         taken.append(int(plan.batch.samples[0]) // CHUNK)
 
     step()
+    assert slots.replaying  # before the order comes: nothing is dropped
     slots.flush("a", 15)  # as the recorded session did: its step had no new audio
     step(said(flushed_ms=15))
     step()
