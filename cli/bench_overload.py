@@ -94,9 +94,10 @@ def run(
         "ratios": ratios(*levels),
         "holds": holds(*levels),
         "measured": {
-            f"{name}, {part}": values
+            f"{name}, {part}": [round(value, 1) for value in values]
             for name, found in records.items()
             for part, values in every(found).items()
+            if part != "late_ms"  # each frame's: too many to keep
         },
     }
 
