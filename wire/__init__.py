@@ -17,6 +17,7 @@ line      a connection of our own, for what is asked of Redis every few millisec
 streams   the only code that talks to Redis (with `leases.lua`)
 presence  being seen: a process that dies loses its connections at once
 clock     one time for all processes: that of their Redis
+refused   entries that cannot be read: counted, each reason logged once
 accounts  licence and usage in Redis, over the connections of streams
 moves     where resumable sessions are, and their moves from node to node, over the same connections
 archive   recordings in Redis, over the connections of streams (with `recordings.lua`)
