@@ -142,15 +142,15 @@ def assemble(
     found = list({(batch.writer, batch.number): batch for batch in batches}.values())
     told = list(faults)
     told += _missing(found)
-    recovered = [batch for batch in found if batch.writer.startswith(RECOVERED)]
     unknown, broken = sum(batch.unknown for batch in found), sum(batch.broken for batch in found)
     if unknown:
         told.append(f"{unknown} items were written by a later release, and are passed over")
     if broken:
         told.append(f"{broken} items cannot be read")
-    items = [item for batch in found if batch not in recovered for item in batch.items]
-    for batch in recovered:
-        items += _news(batch.items, items)
+    items = [item for batch in found if not batch.writer.startswith(RECOVERED) for item in batch.items]
+    for batch in found:
+        if batch.writer.startswith(RECOVERED):
+            items += _news(batch.items, items)
     return Recording(facts, end, tuple(sorted(items, key=lambda item: item.at_s)), tuple(told))
 
 
