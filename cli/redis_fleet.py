@@ -48,16 +48,8 @@ class Server:
     def start(self) -> None:
         """Start and wait until it answers. Raises RedisServerError."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        words = [
-            *_DEAF_TO_LIMITS,
-            os.fspath(find()),
-            *self._options,
-            "--port",
-            str(self.port),
-            "--bind",
-            HOST,
-        ]
-        words += ["--dir", str(self._folder), "--daemonize", "no"]
+        words = [*_DEAF_TO_LIMITS, os.fspath(find()), *self._options, "--bind", HOST]
+        words += ["--port", str(self.port), "--dir", str(self._folder), "--daemonize", "no"]
         log = self._folder / "redis.log"
         self._child = Child("redis", [sys.executable, "-m", "cli.child", *words], log=log)
         deadline_s = time.monotonic() + START_TIMEOUT_S

@@ -27,7 +27,7 @@ _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 @dataclass(frozen=True)
 class Arrived:
     """A session as it is now, for the `moves`th time on another node; `effects` are still to be performed: what it has
-    to tell its client is told by its `resume`.
+    to tell its client is told by its `resume`. `told`: the messages that are known, those of the node before as well.
     """
 
     session: Session

@@ -71,9 +71,7 @@ class Seat:
         self.tracker = TurnTracker(TurnRules.of(saved.params), saved.turn_order, self.ms(saved.position))
         self.flush_asked_s = 0.0
         self.news_s = 0.0  # when its log had something new last
-        self.held_up_s = (
-            -math.inf
-        )  # when something came that had been held up on the way, or by a worker that died
+        self.held_up_s = -math.inf  # when it was noticed last that something had been held up on its way here
         self._queue: deque[tuple[bytes, AudioEntry]] = deque()
         # What was consumed and is still needed: (position reached, entry, parameters by then).
         self._marks: deque[tuple[int, bytes, Mapping[str, Any]]] = deque()

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
+from websockets.asyncio.client import ClientConnection
+
 from tests.fakes import ScriptedWorker, Served
 from tests.nodes import FRAME, TERMINATE, Node, Nodes, begin, error, licensed, only, rest
 from wire.accounts import Accounts
@@ -127,18 +129,28 @@ def serving(*nodes: Node) -> tuple[ScriptedWorker, Served]:
     return found
 
 
+async def lost_after_a_turn(
+    client: ClientConnection, wait_until: Any, *nodes: Node
+) -> tuple[dict[str, Any], ScriptedWorker, Served]:
+    """The session has begun, spoken one frame, been told one turn, and lost its connection. Its Begin, its worker, and
+    the session there.
+    """
+    begun = await begin(client)
+    worker, served = serving(*nodes)
+    await client.send(FRAME)
+    await wait_until(lambda: len(served.pcm) == len(FRAME))
+    await worker.say_turn(begun["id"], "before")
+    assert json.loads(await client.recv())["sequence"] == 2
+    client.transport.abort()
+    await client.wait_closed()
+    return begun, worker, served
+
+
 def test_a_client_that_comes_back_to_another_node_goes_on_there(run, nodes: Nodes, wait_until):
     async def scenario() -> None:
         async with nodes() as old, nodes() as new:
             async with old.client("/v3/ws?resumable=true") as first:
-                begun = await begin(first)
-                worker, served = serving(old, new)
-                await first.send(FRAME)
-                await wait_until(lambda: len(served.pcm) == len(FRAME))
-                await worker.say_turn(begun["id"], "before")
-                assert json.loads(await first.recv())["sequence"] == 2
-                first.transport.abort()
-                await first.wait_closed()
+                begun, worker, served = await lost_after_a_turn(first, wait_until, old, new)
             await wait_until(lambda: old.ingress._clients[begun["id"]].session._lost)
             await worker.say_turn(begun["id"], "while you were away")
             async with new.client(again(begun, 2)) as second:
@@ -235,14 +247,7 @@ def test_a_recording_goes_on_with_its_session_and_ends_with_it(run, nodes: Nodes
         async with nodes(record="all") as old, nodes(record="all") as new:
             archive = Archive(old.bus)
             async with old.client("/v3/ws?resumable=true") as first:
-                begun = await begin(first)
-                worker, served = serving(old, new)
-                await first.send(FRAME)
-                await wait_until(lambda: len(served.pcm) == len(FRAME))
-                await worker.say_turn(begun["id"], "before")
-                await first.recv()
-                first.transport.abort()
-                await first.wait_closed()
+                begun, _, _ = await lost_after_a_turn(first, wait_until, old, new)
             async with new.client(again(begun, 2)) as second:
                 assert json.loads(await second.recv())["type"] == "Resumed"
                 await second.send(FRAME)
