@@ -35,7 +35,7 @@ class Places:
     async def _enter(self, holder: str, client: Client, most: int) -> bool:
         """A live session takes the place of a replay, if there is one among those that have them."""
         name, replay = client.session.id, client.session.params.replay
-        for _ in range(TRIES):  # the replay's node may just be keeping it
+        for _ in range(TRIES):  # another live session may be quicker than this one
             if await self._bus.take_place(holder, name, most):
                 return True
             if replay or not await self._bus.displace(holder):
@@ -65,15 +65,15 @@ class Places:
         theirs to others.
         """
         present = list(clients)
-        replays = [client for client in present if client.session.params.replay]
+        stay: list[tuple[str, str]] = []
+        remain: list[tuple[str, str]] = []
+        for client in present:
+            kept = remain if client.session.params.replay else stay
+            kept += ((holder, client.session.id) for holder in self.holders(client))
         try:
-            lost = set(await self._bus.displaced([client.session.id for client in replays]))
-            staying = [client for client in present if client.session.id not in lost]
-            await self._bus.keep_places(
-                [(holder, client.session.id) for client in staying for holder in self.holders(client)]
-            )
+            lost = await self._bus.keep_places(stay, remain)
         except BusUnavailable as error:
             # Until the next try their keys may have more sessions than they should; none has fewer.
             self._reach.missed("keep_places", error)
             return []
-        return [client for client in replays if client.session.id in lost]
+        return [client for client in present if client.session.id in lost]

@@ -21,10 +21,11 @@
 --                                       the log is to live so long from now on (else 0), ...
 --     Entries of many sessions for the price of one command. Fails as a whole where Redis refuses one; what was appended
 --     before stays, and is not appended again with the next try, since it has the same id.
--- op "enter" | "stay"                  KEYS: places of an API key or the licence  ARGV: op, session, ttl ms, most sessions
+-- op "enter" | "stay" | "remain"       KEYS: places of an API key or the licence  ARGV: op, session, ttl ms, most sessions
 --     A session's place among those its key may have at once. "enter" is refused when they are taken, "stay" never is:
---     a session that runs goes on, also after Redis came back empty. The server's clock alone decides which places
---     are over, so that nodes with clocks of their own agree. Returns 1, or 0 when refused.
+--     a session that runs goes on, also after Redis came back empty. "remain", for replays, is refused to those that
+--     have none any more: another has been given it. The server's clock alone decides which places are over, so that
+--     nodes with clocks of their own agree. Returns 1, or 0 when refused.
 -- op "keep"                             KEYS: resume, audio, told       ARGV: op, moves, ttl ms, node, who or '',
 --                                       place or '', log lengths (audio, told), number of entries, (id, entry)...,
 --                                       (number, text)...
@@ -174,12 +175,12 @@ if op == "append" then
   return #KEYS
 end
 
-if op == "enter" or op == "stay" then
+if op == "enter" or op == "stay" or op == "remain" then
   local places, session, ttl = KEYS[1], ARGV[2], tonumber(ARGV[3])
   local now = now_ms()
   redis.call("ZREMRANGEBYSCORE", places, "-inf", now)
-  if op == "enter" and redis.call("ZCARD", places) >= tonumber(ARGV[4])
-    and not redis.call("ZSCORE", places, session) then return 0 end
+  if op ~= "stay" and not redis.call("ZSCORE", places, session)
+    and (op == "remain" or redis.call("ZCARD", places) >= tonumber(ARGV[4])) then return 0 end
   redis.call("ZADD", places, now + ttl, session)
   redis.call("PEXPIRE", places, ttl)
   return 1

@@ -431,14 +431,21 @@ class Bus:
             raise
         return bool(taken)
 
-    async def keep_places(self, places: Sequence[tuple[str, str]]) -> None:
-        """Keep the places of these sessions, as (holder, session), for PLACE_TTL_S more; call every TOUCH_S."""
-        await self.run_script(
+    async def keep_places(
+        self, places: Sequence[tuple[str, str]], replays: Sequence[tuple[str, str]] = ()
+    ) -> set[str]:
+        """Keep the places of these sessions, as (holder, session), for PLACE_TTL_S more; call every TOUCH_S.
+
+        Returns those of `replays` that are to end: a place of theirs has been given to another (`displace`).
+        """
+        wanted = [("stay", place) for place in places] + [("remain", place) for place in replays]
+        kept = await self.run_script(
             [
-                ((self.keys.places(holder),), ("stay", session, PLACE_TTL_S * 1000))
-                for holder, session in places
+                ((self.keys.places(holder),), (op, session, PLACE_TTL_S * 1000))
+                for op, (holder, session) in wanted
             ]
         )
+        return {session for (_, (_, session)), has in zip(wanted, kept, strict=True) if not has}
 
     async def free_place(self, holder: str, session: str) -> None:
         """The session is over."""
@@ -450,21 +457,10 @@ class Bus:
         with _reaching_redis():
             for name in await self._redis.zrange(self.keys.places(REPLAY_HOLDER), 0, -1):
                 if await self._redis.zscore(self.keys.places(holder), name) is not None:
-                    # In this order: its node, which may be keeping both, is then found out at the next try.
                     await self._redis.zrem(self.keys.places(REPLAY_HOLDER), name)
                     await self._redis.zrem(self.keys.places(holder), name)
                     return True
         return False
-
-    async def displaced(self, replays: Sequence[str]) -> list[str]:
-        """Those of these replays that have no place any more."""
-
-        def fill(pipe: Any) -> None:
-            for name in replays:
-                pipe.zscore(self.keys.places(REPLAY_HOLDER), name)
-
-        scores = await self.execute(fill) if replays else []
-        return [name for name, score in zip(replays, scores, strict=True) if score is None]
 
     async def inbox(
         self, instance: str, block_ms: int = 1000, lost: Callable[[BusUnavailable], None] | None = None

@@ -18,28 +18,35 @@ export class Conversation extends EventTarget {
     this.#socket.binaryType = "arraybuffer";
     this.#socket.onmessage = (event) => this.#hear(JSON.parse(event.data));
     this.#socket.onclose = (event) => this.#tell("over", { code: event.code, reason: event.reason });
-    this.opened = new Promise((resolve) => { this.#socket.onopen = resolve; this.addEventListener("over", resolve); });
+    this.opened = new Promise((resolve) => {
+      this.#socket.onopen = () => { if (this.#terminated) this.#terminate(); resolve(); };
+      this.addEventListener("over", resolve);
+    });
   }
 
   get open() { return this.#socket.readyState === WebSocket.OPEN; }
   get figures() { return { begin: this.begin, first: middle(this.first), final: middle(this.final), sentMs: this.sentMs }; }
 
-  /** 16-bit PCM whose last sample was spoken now. */
-  send(pcm) {
+  /** 16-bit PCM whose last sample was spoken `heldMs` ago. */
+  send(pcm, heldMs = 0) {
     if (!this.open || this.#terminated) return;
     if (this.#socket.bufferedAmount > MOST_WAITING) { this.#tell("slow", {}); this.finish(); return; }
     const ms = pcm.byteLength / 2 / this.rate * 1000;
-    this.#spokenFrom ??= performance.now() - ms;
+    this.#spokenFrom ??= performance.now() - ms - heldMs;
     this.sentMs += ms;
     this.#socket.send(pcm);
   }
 
-  /** No more audio: the last words come, then the end. */
+  /** No more audio: the last words come, then the end. Also while the connection opens. */
   finish() {
-    if (this.open && !this.#terminated) { this.#terminated = true; this.#socket.send('{"type":"Terminate"}'); }
+    if (this.#terminated) return;
+    this.#terminated = true;
+    if (this.open) this.#terminate();
   }
 
   leave() { this.#socket.close(); }
+
+  #terminate() { this.#socket.send('{"type":"Terminate"}'); }
 
   #tell(kind, detail) { this.dispatchEvent(new CustomEvent(kind, { detail })); }
 

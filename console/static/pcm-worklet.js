@@ -1,4 +1,4 @@
-// Gathers what the microphone gives into messages of 100 ms of 16-bit PCM.
+// Gathers what the microphone gives into messages of 100 ms of 16-bit PCM, each with when it was whole, in the context's s.
 class Pcm extends AudioWorkletProcessor {
   constructor() {
     super();
@@ -16,7 +16,7 @@ class Pcm extends AudioWorkletProcessor {
       this.peak = Math.max(this.peak, Math.abs(value));
       this.message[this.filled++] = Math.round(value * 32767);
       if (this.filled === this.message.length) {
-        this.port.postMessage({ pcm: this.message.buffer, peak: this.peak }, [this.message.buffer]);
+        this.port.postMessage({ pcm: this.message.buffer, peak: this.peak, at: currentTime }, [this.message.buffer]);
         this.message = new Int16Array(Math.round(sampleRate / 10));
         this.filled = 0;
         this.peak = 0;

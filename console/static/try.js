@@ -93,12 +93,14 @@ async function microphone() {
     return trouble(error.name === "NotAllowedError" ? "The microphone is not allowed here; the browser's settings for this page can change that." :
       error.name === "NotFoundError" ? "There is no microphone." : `The microphone cannot be used: ${error.message}`);
   }
-  const joined = await converse(sound.sampleRate);
   const worklet = new AudioWorkletNode(sound, "pcm", { numberOfOutputs: 0 });
-  worklet.port.onmessage = ({ data }) => { joined.send(data.pcm); level(data.peak); figures(); };
-  release = () => { worklet.disconnect(); stream.getTracks().forEach((track) => track.stop()); sound.close(); };
-  if (!joined.open) return release();
+  release = () => { source.disconnect(); stream.getTracks().forEach((track) => track.stop()); sound.close(); };
+  // What is said while the connection opens waits in the port: nobody's first word is lost.
   source.connect(worklet);
+  const joined = await converse(sound.sampleRate);
+  worklet.port.onmessage = ({ data }) => {
+    joined.send(data.pcm, Math.max(0, 1000 * (sound.currentTime - data.at))); level(data.peak); figures();
+  };
 }
 
 function level(peak) { at("level").style.width = `${Math.round(100 * Math.min(1, Math.sqrt(peak)))}%`; }

@@ -35,7 +35,7 @@ from wire.entries import (
     pack_checkpoint,
 )
 from wire.errors import BusUnavailable
-from wire.keys import WORKERS_GROUP, Keys
+from wire.keys import REPLAY_HOLDER, WORKERS_GROUP, Keys
 from wire.params import SessionParams
 from wire.streams import READ_ENTRIES, Bus, Logged, Restoration, following
 
@@ -933,7 +933,6 @@ CALLS: dict[str, Callable[[Bus], Any]] = {
     "take_place": lambda bus: bus.take_place("key", "s", 1),
     "keep_places": lambda bus: bus.keep_places([("key", "s")]),
     "displace": lambda bus: bus.displace("key"),
-    "displaced": lambda bus: bus.displaced(["s"]),
     "free_place": lambda bus: bus.free_place("key", "s"),
     "join": lambda bus: bus.join("english"),
     "take": lambda bus: bus.take("english", "a", 1, 1),
@@ -1128,6 +1127,27 @@ def test_a_session_that_runs_has_its_place_again_after_redis_came_back_empty(
         assert server.zcard(keys.places("key")) == 2
         assert not await bus.take_place("key", "c", 1), "also beyond a limit that has shrunk"
         assert server.pttl(keys.places("key")) > 0
+
+    run(scenario())
+
+
+def test_a_replay_that_gave_up_its_place_does_not_get_it_back_by_keeping_it(
+    run, bus: Bus, keys: Keys, server: Any
+):
+    """Its node keeps it at any moment: also right after, when a live session has the place."""
+
+    async def scenario() -> None:
+        replays = [(holder, session) for session in "ab" for holder in ("key", REPLAY_HOLDER)]
+        for holder, session in replays:
+            assert await bus.take_place(holder, session, 2)
+        assert await bus.keep_places([], replays) == set()
+        assert await bus.displace("key")
+        assert await bus.take_place("key", "live", 2)
+        assert await bus.keep_places([("key", "live")], replays) == {"a"}
+        assert server.zrange(keys.places("key"), 0, -1) == [b"b", b"live"]
+        assert server.zrange(keys.places(REPLAY_HOLDER), 0, -1) == [b"b"]
+        assert await bus.displace("key")
+        assert not await bus.displace("key"), "no replay is left"
 
     run(scenario())
 
