@@ -494,7 +494,8 @@ def ingress(
         _say(
             f"holds [bold]{result['holds']}[/] sessions (goal: {goals['sessions']:.0f}; added p99 at most "
             f"{goals['added_p99_ms']:.0f} ms, {goals['of_bare']} of the bare loop). Delays in ms, services in cores; "
-            "audio: of a session's KiB, held since the last checkpoint"
+            "audio: of a session's KiB, held since the last checkpoint; a session that says nothing takes "
+            f"{result['idle']['session_kib']:.0f} KiB (goal: {goals['idle_kib']:.0f})"
         )
         if line is not None:
             bend = "unknown: under four levels" if line["bend"] is None else f"{line['bend']:.1%}"

@@ -36,8 +36,10 @@ PATIENCE_S = 20.0
 GRAIN_S = 0.001
 #: 50 ms of 16 kHz audio: noise, since ingress holds all zeros of all sessions only once.
 SOUND = random.Random(0).randbytes(32 * FRAME_MS)
-#: A masked binary message of it. The masking key is zero, which costs the server the same.
-FRAME = b"\x82\xfe" + len(SOUND).to_bytes(2, "big") + bytes(4) + SOUND
+#: A masked binary message of it, and one of silence. The masking key is zero, which costs the server the same.
+FRAME, SILENCE = (
+    b"\x82\xfe" + len(pcm).to_bytes(2, "big") + bytes(4) + pcm for pcm in (SOUND, bytes(len(SOUND)))
+)
 _TERMINATE = b'{"type":"Terminate"}'
 LEAVE = bytes((0x81, 0x80 | len(_TERMINATE))) + bytes(4) + _TERMINATE
 REQUEST = (
@@ -94,11 +96,13 @@ class Crowd:
 
 
 @contextmanager
-def running(port: int, greeted: bool = True) -> Iterator[Crowd]:
-    """A crowd that speaks to this port, while inside. `greeted`: the server says Begin; else 101 is enough."""
+def running(port: int, greeted: bool = True, frame: bytes = FRAME) -> Iterator[Crowd]:
+    """A crowd that speaks to this port, while inside. `greeted`: the server says Begin; else 101 is enough. `frame`:
+    what each sends, every 50 ms.
+    """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_main, args=(port, greeted, theirs), daemon=True)
+    process = context.Process(target=_main, args=(port, greeted, frame, theirs), daemon=True)
     process.start()
     theirs.close()
     try:
@@ -109,10 +113,10 @@ def running(port: int, greeted: bool = True) -> Iterator[Crowd]:
         process.kill()
 
 
-def _main(port: int, greeted: bool, owner: Connection) -> None:
+def _main(port: int, greeted: bool, frame: bytes, owner: Connection) -> None:
     service.allow_open_files(20_000)
     with asyncio.Runner(loop_factory=service.new_event_loop) as runner:
-        runner.run(obey(_Speakers(port, greeted), owner))
+        runner.run(obey(_Speakers(port, greeted, frame), owner))
 
 
 class Speaking(Protocol):
@@ -145,9 +149,10 @@ async def obey(speakers: Speaking, owner: Connection) -> None:
 class _Speakers:
     """All sessions of this process."""
 
-    def __init__(self, port: int, greeted: bool) -> None:
+    def __init__(self, port: int, greeted: bool, frame: bytes) -> None:
         self.seen = Seen()
         self.greeted = greeted
+        self.frame = frame
         self._port = port
         self._due: list[tuple[float, int]] = []
         self._all: list[_Speaker] = []
@@ -229,7 +234,7 @@ class _Speaker(asyncio.Protocol):
     def speak(self, now_s: float) -> None:
         """Send the next frame."""
         self._sent_ms.append(now_s * 1000)
-        self._transport.write(FRAME)
+        self._transport.write(self._crowd.frame)
 
     def leave(self) -> None:
         self._left = True

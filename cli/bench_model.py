@@ -1,8 +1,13 @@
 """What a service's processor costs with several nodes and many sessions, and where it is full. Pure.
 
-The model is a sum: so many cores for being there, so many for each ingress node (its ticks and its inbox, which cost
-whether they are full or not), so many for each session. What is measured at sizes that fit one machine gives the three
-by least squares; sizes that were left out say how far it may be believed.
+The model is a sum: so many cores for being there, so many for each ingress node whose ticks are all used (a tick costs
+as much for one frame as for ten, but none is taken in which nothing came), so many for each session. What is measured at
+sizes that fit one machine gives the three by least squares; sizes that were left out say how far it may be believed.
+
+How many ticks are used: a node writes at once what comes after a pause, and then not before a tick has passed
+(`ingress/outbox.py`). Frames of many clients at phases of their own come as a Poisson process, `x` of them in a tick on
+average. So from one write to the next it takes a tick and, if none came by then, which has the chance exp(-x), a wait
+for the next frame, 1 / x ticks on average: 1 + exp(-x) / x ticks in all.
 """
 
 import itertools
@@ -13,8 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from ingress.settings import IngressSettings
+
 #: An ingress that gets through less of the audio than this falls behind.
 KEPT = 0.95
+
+#: Frames of a session in one tick: one of 50 ms, of a tick as ingress has it by itself.
+FRAMES_A_TICK = IngressSettings.model_fields["tick_ms"].default / 50
 
 #: Ingress nodes, sessions on all of them together, cores in use.
 Row = tuple[int, int, float]
@@ -22,7 +32,7 @@ Row = tuple[int, int, float]
 
 @dataclass(frozen=True)
 class Costs:
-    """Cores: `fixed` once, `node` for each ingress node, `session` for each session."""
+    """Cores: `fixed` once, `node` for each ingress node with all its ticks in use, `session` for each session."""
 
     fixed: float
     node: float
@@ -30,13 +40,21 @@ class Costs:
 
     def cores(self, nodes: float, sessions: float) -> float:
         """What so many nodes with so many sessions in all take."""
-        return self.fixed + self.node * nodes + self.session * sessions
+        return self.fixed + self.node * used(nodes, sessions) + self.session * sessions
 
     def most(self, per_node: float, budget: float = 1.0) -> int:
         """Sessions that so many cores hold, with a node for each `per_node` of them; 0 if an empty node is too much."""
-        each = self.session + self.node / per_node
+        each = self.session + self.node * used(1, per_node) / per_node
         free = budget - self.fixed
         return max(0, math.floor(free / each)) if each > 0 else 0
+
+
+def used(nodes: float, sessions: float) -> float:
+    """As many nodes' ticks are used as so many nodes take that share so many sessions evenly; at most `nodes`."""
+    if not (sessions > 0 and nodes > 0):
+        return 0.0
+    frames = FRAMES_A_TICK * sessions / nodes
+    return nodes / (1 + math.exp(-frames) / frames)
 
 
 def fit(rows: Sequence[Row], fixed: bool = True) -> Costs:
@@ -47,7 +65,7 @@ def fit(rows: Sequence[Row], fixed: bool = True) -> Costs:
     """
     if not rows:
         raise ValueError("nothing was measured")
-    table = np.array([(1.0, nodes, sessions) for nodes, sessions, _ in rows])
+    table = np.array([(1.0, used(nodes, sessions), sessions) for nodes, sessions, _ in rows])
     cores = np.array([row[2] for row in rows])
     columns = [1, 2] if not fixed or len({row[0] for row in rows}) == 1 else [0, 1, 2]
     best, least = np.zeros(3), math.inf

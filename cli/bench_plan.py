@@ -1,8 +1,9 @@
 """From `steno bench nodes` and `bus` to how far one Redis goes, and a cluster: the section of `CAPACITY.md`. Pure.
 
-The model (`cli/bench_model.py`): cores = fixed + node x ingress nodes + session x sessions. For ingress nothing is
-fixed. In a cluster, what is fixed and what a node costs is paid at each master, and what a session costs at one of
-them; the busiest master counts, which has a little more than its share. Of m masters, when three were measured:
+The model (`cli/bench_model.py`): cores = fixed + node x ingress nodes + session x sessions, where a node counts as far
+as its ticks are used. For ingress nothing is fixed. In a cluster, what is fixed and what a node costs is paid at each
+master, and what a session costs at one of them; the busiest master counts, which has a little more than its share. Of m
+masters, when three were measured:
 
     cores of all = (fixed + node x nodes) x m / 3 + session x sessions     at most     m x cores planned / uneven
 """
@@ -22,8 +23,9 @@ _HEAD = """
 ## More nodes
 
 Model: cores = fixed + node x (ingress nodes) + session x sessions, least squares over what was measured; for ingress
-nothing is fixed. "Predicted" are sizes that the model had not seen. Every node has {per_node:,} sessions, which is what
-{planned:.0%} of a core hold by this model.
+nothing is fixed. A node counts as far as its ticks are used: half at 15 sessions, whole from 100 on
+(`cli/bench_model.py`). "Predicted" are sizes that the model had not seen. Every node has {per_node:,} sessions, which is
+what {planned:.0%} of a core hold by this model.
 """
 
 

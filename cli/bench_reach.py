@@ -36,6 +36,7 @@ def table(results: Results) -> list[tuple[str, ...]]:
 def _ingress(result: Mapping[str, Any] | None) -> list[Row]:
     levels = (result or {}).get("levels", [])
     at = next((level for level in levels if level["sessions"] == AT), None)
+    idle = (result or {}).get("idle")
     said = f"at {AT} sessions"
     held = result["holds"] if result else None
     found = [
@@ -45,8 +46,8 @@ def _ingress(result: Mapping[str, Any] | None) -> list[Row]:
             f"The same, of a bare receive loop's, {said}", at and at["of_bare"], OF_BARE, "{:.2f}", least=True
         ),
         _row(
-            f"Memory of a session in ingress, {said}",
-            at and at["session_kib"] * 1.024,
+            f"Memory of a session that says nothing in ingress, {said}",
+            idle and idle["session_kib"] * 1.024,
             SESSION_KB,
             "{:.0f} KB",
         ),

@@ -7,6 +7,7 @@ import pytest
 from cli import bench_bus
 from cli.bench_bus import CLUSTER, PLAIN, figures, judged, summary
 from cli.bench_feeder import Fed
+from cli.bench_model import Costs
 
 
 def measured(kind: str, counts: list[int]) -> dict[str, Any]:
@@ -78,10 +79,11 @@ def test_what_kept_up_gives_the_costs() -> None:
     def cores(redis: float) -> dict[str, float]:
         return {"redis": redis, "largest node": 0.1, "largest worker": 0.1}
 
+    known = Costs(0.03, 0.02, 0.0005)
     levels = [
-        level(cores=cores(0.1)),
-        level(sessions=200, cores=cores(0.15)),
-        level(sessions=200, nodes=2, cores=cores(0.17), busiest=0.17, append_p99_ms=30.0),
+        level(cores=cores(known.cores(1, 100))),
+        level(sessions=200, cores=cores(known.cores(1, 200))),
+        level(sessions=200, nodes=2, cores=cores(known.cores(2, 200)), busiest=0.17, append_p99_ms=30.0),
         level(sessions=400, nodes=2, cores=cores(3.0), written=0.5),
     ]
     found = summary([judged(one) for one in levels])

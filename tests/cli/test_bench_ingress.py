@@ -13,9 +13,9 @@ CORES = {"ingress": 0.5, "redis": 0.1}
 def test_a_few_sessions_are_measured_beside_the_bare_loop() -> None:
     told: list[str] = []
     result = bench_ingress.run([2, 4], 1.0, told.append, every=True, repeats=2)
-    assert told == [
-        f"{what}, {count} sessions" for what in ("bare receive loop", "ingress") for count in (2, 4)
-    ]
+    levels = [f"{what}, {count} sessions" for what in ("bare receive loop", "ingress") for count in (2, 4)]
+    assert told == [*levels, "ingress, 4 silent sessions"]
+    assert result["idle"]["session_kib"] > 0
     assert [bare["sessions"] for bare in result["bare"]] == [2, 4]
     for found, count in zip(result["levels"], (2, 4), strict=True):
         assert found["sessions"] == count

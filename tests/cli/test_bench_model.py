@@ -1,10 +1,12 @@
 """`cli.bench_model`: costs are found again where they are known, and lines are straight or not."""
 
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.bench_model import Costs, fit, line, off, straight
+from cli.bench_model import FRAMES_A_TICK, Costs, fit, line, off, straight, used
 
 SIZES = [(nodes, sessions) for nodes in (1, 2, 4) for sessions in (100, 200, 400)]
 COST = st.floats(0, 0.1)
@@ -24,17 +26,41 @@ def test_nothing_costs_less_than_nothing(cores: list[float]) -> None:
 
 
 def test_one_number_of_nodes_cannot_tell_nodes_from_what_is_fixed() -> None:
-    assert fit([(1, 100, 0.2), (1, 200, 0.3)]) == Costs(0.0, 0.1, 0.001)
+    found = fit([(1, 1_000, 1.1), (1, 2_000, 2.1)])
+    assert (found.fixed, found.node, found.session) == (0.0, pytest.approx(0.1), pytest.approx(0.001))
     assert fit([(1, 100, 0.2), (2, 100, 0.3), (1, 200, 0.3)], fixed=False).fixed == 0
     with pytest.raises(ValueError, match="nothing was measured"):
         fit([])
 
 
 def test_how_many_a_core_holds() -> None:
-    costs = Costs(0.1, 0.05, 0.0005)
-    assert costs.most(100) == 900  # 0.1 + 9 x 0.05 + 900 x 0.0005 = 1
-    assert costs.cores(9, 900) == pytest.approx(1.0)
-    assert costs.most(100, 0.05) == 0
+    costs = Costs(0.1, 0.5, 0.0005)
+    assert costs.most(1_000) == 900  # 0.1 + 0.9 x 0.5 + 900 x 0.0005 = 1
+    assert costs.cores(9, 9_000) == pytest.approx(9.1)
+    assert costs.most(1_000, 0.05) == 0
+
+
+def test_a_tick_in_which_nothing_came_is_not_taken() -> None:
+    assert used(1, 0) == 0
+    assert used(0, 10) == 0
+    assert used(1, 1) == pytest.approx(FRAMES_A_TICK, rel=0.05), "each frame is written by itself"
+    assert used(4, 4_000) == pytest.approx(4), "each tick has frames"
+    assert used(4, 60) == pytest.approx(4 * used(1, 15))
+
+
+@pytest.mark.parametrize("frames", [0.1, 0.6, 1.2, 2.4])
+def test_the_share_of_ticks_is_what_chance_gives(frames: float) -> None:
+    """Frames at random against `ingress/outbox.py`'s rule: at once after a pause, and then a tick later."""
+    random, now, writes, written, waits = Random(1), 0.0, 0, -1.0, False
+    for _ in range(50_000):
+        now += random.expovariate(frames)
+        if waits and now >= written + 1:
+            writes, written, waits = writes + 1, written + 1, False
+        if now >= written + 1:
+            writes, written = writes + 1, now
+        else:
+            waits = True
+    assert writes / now == pytest.approx(used(1, frames / FRAMES_A_TICK), rel=0.03)
 
 
 def test_a_line_is_straight_and_a_curve_is_not() -> None:

@@ -5,11 +5,15 @@ from typing import Any
 import pytest
 
 from cli import bench_nodes
+from cli.bench_model import Costs
 from cli.bench_nodes import checked, judged
 
 
 def level(nodes: int, sessions: int, more: float = 1.0) -> dict[str, Any]:
-    cores = {"ingress": (0.1 * nodes + 0.001 * sessions) * more, "redis": 0.02 + 0.0003 * sessions}
+    cores = {
+        "ingress": Costs(0.0, 0.1, 0.001).cores(nodes, sessions) * more,
+        "redis": 0.02 + 0.0003 * sessions,
+    }
     return {"nodes": nodes, "sessions": sessions, "cores": cores}
 
 
