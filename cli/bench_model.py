@@ -1,8 +1,8 @@
 """What a service's processor costs with several nodes and many sessions, and where it is full. Pure.
 
 The model is a sum: so many cores for being there, so many for each ingress node whose ticks are all used (a tick costs
-as much for one frame as for ten, but none is taken in which nothing came), so many for each session. What is measured at
-sizes that fit one machine gives the three by least squares; sizes that were left out say how far it may be believed.
+as much for one frame as for ten, but none is taken in which nothing came), so many for each session. What is measured
+at sizes that fit one machine gives the three by least squares; sizes left out of it say how far it may be believed.
 
 How many ticks are used: a node writes at once what comes after a pause, and then not before a tick has passed
 (`ingress/outbox.py`). Frames of many clients at phases of their own come as a Poisson process, `x` of them in a tick on

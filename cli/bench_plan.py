@@ -24,8 +24,8 @@ _HEAD = """
 
 Model: cores = fixed + node x (ingress nodes) + session x sessions, least squares over what was measured; for ingress
 nothing is fixed. A node counts as far as its ticks are used: half at 15 sessions, whole from 100 on
-(`cli/bench_model.py`). "Predicted" are sizes that the model had not seen. Every node has {per_node:,} sessions, which is
-what {planned:.0%} of a core hold by this model.
+(`cli/bench_model.py`). "Predicted" are sizes that the model had not seen. Every node has {per_node:,} sessions,
+which is what {planned:.0%} of a core hold by this model.
 """
 
 
