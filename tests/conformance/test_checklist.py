@@ -4,17 +4,15 @@ What a line means in detail is tested elsewhere (`test_wire.py`, `tests/ingress/
 """
 
 import http.client
-import io
 import json
 import ssl
-from collections.abc import Iterator
 
-import av
 import numpy as np
 import pytest
 
 from tests.clients import SecureStack
 from tests.conversation import AUTHORIZED, BEGIN, Conversation, Message, is_turn
+from tests.encoded import packets_of, stream_of
 from tests.speech import FOX, LIGHT, SAMPLE_RATE, assert_heard, clip_pcm, pieces, silence
 
 pytestmark = pytest.mark.weights
@@ -69,36 +67,12 @@ def test_the_lowest_and_the_highest_rate_are_understood(url, sample_rate):
         assert_heard(FOX, conversation.end().transcript)
 
 
-def frames(clip: str) -> Iterator[av.AudioFrame]:
-    """The clip in frames of 20 ms; the last is filled up with silence."""
-    size = SAMPLE_RATE // 50
-    sound = np.frombuffer(clip_pcm(clip), "<i2")
-    for start in range(0, len(sound), size):
-        chunk = np.zeros((1, size), np.int16)
-        chunk[0, : len(sound) - start] = sound[start : start + size]
-        frame = av.AudioFrame.from_ndarray(chunk, format="s16", layout="mono")
-        frame.sample_rate, frame.pts = SAMPLE_RATE, start
-        yield frame
-
-
 def encoded(clip: str, encoding: str) -> list[bytes]:
     """The clip in messages of this encoding: packets for `opus`, else slices cut anywhere (protocol 3.1)."""
+    samples = np.frombuffer(clip_pcm(clip), "<i2")
     if encoding == "opus":
-        coder = av.AudioCodecContext.create("libopus", "w")
-        coder.sample_rate, coder.layout, coder.format = SAMPLE_RATE, "mono", "s16"
-        return [bytes(packet) for frame in [*frames(clip), None] for packet in coder.encode(frame)]
-    kind, codec = {
-        "pcm_mulaw": ("mulaw", "pcm_mulaw"),
-        "ogg_opus": ("ogg", "libopus"),
-        "aac": ("adts", "aac"),
-    }[encoding]
-    file = io.BytesIO()
-    with av.open(file, "w", format=kind) as container:
-        stream = container.add_stream(codec, rate=SAMPLE_RATE, layout="mono")
-        assert isinstance(stream, av.AudioStream)
-        for frame in [*frames(clip), None]:
-            container.mux(stream.encode(frame))
-    return list(pieces(file.getvalue(), 1_001))
+        return packets_of(samples, SAMPLE_RATE)
+    return list(pieces(stream_of(samples, SAMPLE_RATE, encoding), 1_001))
 
 
 @pytest.mark.parametrize("encoding", ["pcm_mulaw", "opus", "ogg_opus", "aac"])

@@ -3,7 +3,6 @@
 Speech is encoded here by FFmpeg (libopus, and its own AAC encoder), which plays the client.
 """
 
-import io
 import struct
 import subprocess
 import sys
@@ -11,18 +10,15 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
-import av
 import numpy as np
 import psutil  # type: ignore[import-untyped]
 import pytest
-from av.audio.codeccontext import AudioCodecContext
-from av.audio.frame import AudioFrame
-from av.audio.stream import AudioStream
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ingress.decoding import DECODERS, MAX_MESSAGE_S, make_decoder
 from ingress.framing import AdtsReader, OggReader, checksum
+from tests.encoded import stream_of
 from tests.speech import FOX, clip_pcm, pieces
 from wire.errors import ClientError, Close
 
@@ -37,34 +33,14 @@ def speech(rate: int, seconds: float = SECONDS):
     return np.frombuffer(clip_pcm(FOX, rate), "<i2")[: int(rate * seconds)]
 
 
-def frame_of(samples, rate: int):
-    """Samples as FFmpeg takes them; of shape (2, n) they are stereo."""
-    planar = np.atleast_2d(samples)
-    layout = "mono" if len(planar) == 1 else "stereo"
-    frame = AudioFrame.from_ndarray(np.ascontiguousarray(planar), format="s16p", layout=layout)
-    frame.sample_rate = rate
-    return frame
-
-
-def muxed(samples, rate: int, container: str, codec: str, **options: str) -> bytes:
-    file = io.BytesIO()
-    layout = "mono" if np.ndim(samples) == 1 else "stereo"
-    with av.open(file, "w", format=container, container_options=options) as out:
-        stream = out.add_stream(codec, rate=rate, layout=layout, options=options)
-        assert isinstance(stream, AudioStream)
-        out.mux(stream.encode(frame_of(samples, rate)))
-        out.mux(stream.encode(None))
-    return file.getvalue()
-
-
 @cache
 def ogg(frame_ms: str = "20", page_us: str = "100000") -> bytes:
-    return muxed(speech(48_000), 48_000, "ogg", "libopus", frame_duration=frame_ms, page_duration=page_us)
+    return stream_of(speech(48_000), 48_000, "ogg_opus", frame_duration=frame_ms, page_duration=page_us)
 
 
 @cache
 def adts(rate: int = 24_000) -> bytes:
-    return muxed(speech(rate), rate, "adts", "aac")
+    return stream_of(speech(rate), rate, "aac")
 
 
 @cache
@@ -140,12 +116,7 @@ def test_mulaw_is_that_of_g711():
 
 
 def test_mulaw_is_what_others_encode():
-    codec = av.CodecContext.create("pcm_mulaw", "w")
-    assert isinstance(codec, AudioCodecContext)
-    codec.sample_rate, codec.layout, codec.format = 8_000, "mono", "s16"
-    frame = AudioFrame.from_ndarray(speech(8_000)[None].copy(), format="s16", layout="mono")
-    frame.sample_rate = 8_000
-    heard, _ = decoded("pcm_mulaw", [bytes(packet) for packet in codec.encode(frame)], 8_000)
+    heard, _ = decoded("pcm_mulaw", [stream_of(speech(8_000), 8_000, "pcm_mulaw")], 8_000)
     assert likeness(heard, 8_000) > 0.999
 
 
@@ -181,8 +152,7 @@ def test_aac_is_heard_again_at_our_rate(rate: int):
 def test_stereo_is_mixed_down(encoding: str):
     left = speech(48_000)
     both = np.stack([left, left // 2])
-    container, codec = ("ogg", "libopus") if encoding == "ogg_opus" else ("adts", "aac")
-    heard, rate = decoded(encoding, pieces(muxed(both, 48_000, container, codec), 300))
+    heard, rate = decoded(encoding, pieces(stream_of(both, 48_000, encoding), 300))
     assert likeness(heard, rate, delay=1024 / 3 if encoding == "aac" else 0) > 0.97
     loudness = np.abs(heard.astype(int)).mean() / np.abs(speech(rate).astype(int)).mean()
     assert loudness == pytest.approx(0.75, abs=0.05)
@@ -457,7 +427,7 @@ def test_an_hour_in_one_message_is_refused():
     ]
     text = refused("ogg_opus", [head, comments, b"".join(bomb)])
     assert text.endswith("more than 8 seconds of audio in one message")
-    frame = AdtsReader().feed(muxed(np.zeros(16_000, np.int16), 8_000, "adts", "aac"))[4].data
+    frame = AdtsReader().feed(stream_of(np.zeros(16_000, np.int16), 8_000, "aac"))[4].data
     text = refused("aac", [frame * 1_000])
     assert text.endswith("more than 8 seconds of audio in one message")
 

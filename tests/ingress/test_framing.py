@@ -1,13 +1,9 @@
 """Framing: pages and frames out of any slices, nothing kept that need not be, no nonsense believed."""
 
-import io
 import struct
 
-import av
 import numpy as np
 import pytest
-from av.audio.frame import AudioFrame
-from av.audio.stream import AudioStream
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +15,7 @@ from ingress.framing import (
     OggReader,
     checksum,
 )
+from tests.encoded import stream_of
 
 CUTS = st.lists(st.integers(1, 700), min_size=1, max_size=40)
 
@@ -78,15 +75,7 @@ def test_packets_come_back_whole_from_any_pages_and_any_slices(
 
 def test_the_checksum_is_the_one_that_others_write():
     """A page as written by libogg, through FFmpeg."""
-    file = io.BytesIO()
-    with av.open(file, "w", format="ogg") as container:
-        stream = container.add_stream("libopus", rate=48_000, layout="mono")
-        assert isinstance(stream, AudioStream)
-        frame = AudioFrame.from_ndarray(np.zeros((1, 4_800), np.int16), format="s16", layout="mono")
-        frame.sample_rate = 48_000
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    pages = OggReader().feed(file.getvalue())
+    pages = OggReader().feed(stream_of(np.zeros(4_800, np.int16), 48_000, "ogg_opus"))
     assert [pages[0].first, pages[-1].last] == [True, True]
     assert pages[0].packets[0][:8] == b"OpusHead"
     assert pages[1].packets[0][:8] == b"OpusTags"

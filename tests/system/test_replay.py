@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlencode
 
-import av
 import numpy as np
 import pytest
 
 from cli import client
 from cli.up import Stack
+from tests.encoded import stream_of
 from tests.speech import BECKETT, FOX, LIGHT, SAMPLE_RATE, clip_pcm, pcm, pieces, silence
 from tests.spoken import clip
 from wire.speech_models import DEFAULT_MODEL
@@ -37,14 +37,14 @@ def spoken(
     orders: Mapping[int, Mapping[str, object]] = FORCE,
     model: str = DEFAULT_MODEL,
     rate: int = SAMPLE_RATE,
+    byte_rate: int = 2 * SAMPLE_RATE,
     **query: str,
 ) -> str:
-    """The id of a recorded session that spoke in real time, 16 bits at `rate`, or 8 where an `encoding` says so.
+    """The id of a recorded session that spoke in real time, so many bytes a second.
 
     After so many chunks the client gives `orders`.
     """
     begun: list[str] = []
-    byte_rate = rate if "encoding" in query else 2 * rate
 
     async def audio() -> AsyncIterator[bytes | str]:
         number = 0
@@ -123,16 +123,20 @@ def test_a_multilang_session_whose_settings_changed_tells_the_same_again(wait_un
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_telephone_session_whose_settings_changed_tells_the_same_again(wait_until_sync):
+@pytest.mark.parametrize("encoding,rate", [("pcm_mulaw", 8_000), ("ogg_opus", 48_000), ("aac", 24_000)])
+def test_an_encoded_session_whose_settings_changed_tells_the_same_again(encoding, rate, wait_until_sync):
+    """What was decoded is what was recorded."""
     settings = {"type": "UpdateConfiguration", "keyterms_prompt": ["fox"], "max_turn_silence": 900}
+    samples = np.frombuffer(clip_pcm(FOX, rate), "<i2")
     with Stack(env=ASKED) as stack:
-        sound = mulaw(clip_pcm(FOX, 8_000))
+        sound = stream_of(samples, rate, encoding)
         name = spoken(
             stack.url,
             sound,
             {**FORCE, 10: settings},
-            rate=8_000,
-            encoding="pcm_mulaw",
+            rate=rate,
+            byte_rate=len(sound) * rate // len(samples),
+            encoding=encoding,
             keyterms_prompt='["dog"]',
         )
         assert_the_same_again(stack, [name], wait_until_sync)
@@ -150,12 +154,3 @@ def assert_the_same_again(stack: Stack, names: list[str], wait_until_sync) -> No
         for speed in ("fast", "real"):
             ran = steno(stack, "run", name, "--speed", speed, "--check")
             assert ran.returncode == 0, ran.stdout + ran.stderr
-
-
-def mulaw(sound: bytes) -> bytes:
-    """16-bit PCM at 8 kHz in G.711's 8 bits."""
-    codec = av.CodecContext.create("pcm_mulaw", "w")
-    codec.sample_rate, codec.layout, codec.format = 8_000, "mono", "s16"
-    frame = av.AudioFrame.from_ndarray(np.frombuffer(sound, "<i2")[None], "s16", "mono")
-    frame.sample_rate = 8_000
-    return b"".join(bytes(packet) for packet in [*codec.encode(frame), *codec.encode(None)])
