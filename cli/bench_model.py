@@ -24,7 +24,7 @@ from ingress.settings import IngressSettings
 KEPT = 0.95
 
 #: Frames of a session in one tick: one of 50 ms, of a tick as ingress has it by itself.
-FRAMES_A_TICK = IngressSettings.model_fields["tick_ms"].default / 50
+FRAMES_A_TICK: float = IngressSettings.model_fields["tick_ms"].default / 50
 
 #: Ingress nodes, sessions on all of them together, cores in use.
 Row = tuple[int, int, float]

@@ -40,8 +40,8 @@ class Admission:
         self._since: Counter[str] = Counter()  # offered since what is known of the pools was read
         self._during: Counter[str] = Counter()  # offered since the look that goes on began
 
-    async def is_full(self, pool: str, yielding: int = 0) -> bool:
-        """Whether there is no room, nor will be in a moment. `yielding`: so many of those inside would make some.
+    async def is_full(self, pool: str, yielding: Callable[[], int] = lambda: 0) -> bool:
+        """Whether there is no room, nor will be in a moment. `yielding`: how many of those inside would make some.
 
         Whoever is let in is offered at once, inside `offering`.
         """
@@ -53,7 +53,7 @@ class Admission:
                 await asyncio.sleep(FRESH_S)
             await self.look_again()
             room = self._room(pool)
-            if room is None or room + yielding + self._queue > 0:
+            if room is None or room + yielding() + self._queue > 0:
                 return False
         return True
 

@@ -80,6 +80,10 @@ class Pools:
         loads = self._loads.get(pool, {})
         return sum(load.free for load in loads.values()) - self._waiting.get(pool, 0)
 
+    def replays(self, pool: str) -> int:
+        """Replays in its slots, of whatever node, as far as workers have told."""
+        return sum(load.replays for load in self._loads.get(pool, {}).values())
+
     def page(self, default: str, now: float) -> dict[str, Any] | None:
         """What `/v1/models` tells: every pool that there can be, and the model of who names none (`default`); None
         before anything was heard. `age_s`: how old the news are.

@@ -259,7 +259,9 @@ class Ingress:
             case Accept() as accepted:
                 params = accepted.params
                 refusal = self._dues.refusal(params.pool) or await self._unserved(params)
-                if refusal is None and await self._admission.is_full(params.pool, self._yielding(params)):
+                if refusal is None and await self._admission.is_full(
+                    params.pool, partial(self._yielding, params)
+                ):
                     refusal = too_many_sessions()
                 if params.replay and not self._has_time_for_replays(params.pool):
                     refusal = refusal or too_many_sessions()
@@ -551,9 +553,13 @@ class Ingress:
         return self.settings.replay_sessions > 0 and room
 
     def _yielding(self, params: SessionParams) -> int:
-        """Replays of this node with a slot that the session may have: they give way to who waits."""
-        replays = self._roll.replays.values()
-        return 0 if params.replay else sum(one.offer.pool == params.pool for one in replays)
+        """Replays with a slot that the session may have: they give way to who waits. Of this node they are known at
+        once, of others when workers have told.
+        """
+        if params.replay:
+            return 0
+        ours = sum(one.offer.pool == params.pool for one in self._roll.replays.values())
+        return max(ours, self._pools.replays(params.pool))
 
     def _give_way(self) -> None:
         """Replays are for machines that have nothing else to do: where sessions wait for a worker, they end."""

@@ -341,7 +341,7 @@ class WorkerLoad:
 
     `licence` is the model's, as its authors call it, "" where it is not known; `languages` are the codes of those that
     it writes, empty where it does not tell. `held`: sessions in its slots, -1 where it does not tell. `seen`: others
-    see at once when it is gone (`wire/presence.py`).
+    see at once when it is gone (`wire/presence.py`). `replays`: those of the held that give way to live sessions.
     """
 
     slots: int
@@ -353,6 +353,7 @@ class WorkerLoad:
     languages: tuple[str, ...] = ()
     held: int = -1
     seen: bool = False
+    replays: int = 0
 
     @property
     def most(self) -> int:
@@ -361,7 +362,7 @@ class WorkerLoad:
 
 
 #: What loads of earlier releases do not tell, from the sixth field on.
-_UNTOLD: tuple[Any, ...] = ("", [], -1, False)
+_UNTOLD: tuple[Any, ...] = ("", [], -1, False, 0)
 
 
 def pack_load(load: WorkerLoad) -> bytes:
@@ -377,21 +378,22 @@ def pack_load(load: WorkerLoad) -> bytes:
         [code for code in load.languages[:MAX_LANGUAGES] if len(code) <= MAX_CODE],
         load.held,
         load.seen,
+        load.replays,
     )
 
 
 def unpack_load(data: bytes) -> WorkerLoad:
     """Raises EntryError. Workers of earlier releases tell less, those of later ones may tell more."""
     told = _unpack(data, Kind.LOAD)[1]
-    told = [*told[:9], *_UNTOLD[len(told) - 5 :]] if len(told) >= 5 else told
-    fields = _checked(told, int, int, int, int, str, str, list, int, bool)
-    *counts, model, licence, codes, held, seen = fields
+    told = [*told[:10], *_UNTOLD[len(told) - 5 :]] if len(told) >= 5 else told
+    fields = _checked(told, int, int, int, int, str, str, list, int, bool, int)
+    *counts, model, licence, codes, held, seen, replays = fields
     if max(len(model), len(licence)) > MAX_TITLE or len(codes) > MAX_LANGUAGES:
         _refuse("a load with a very long name, or with very many languages")
     if not all(isinstance(code, str) and len(code) <= MAX_CODE for code in codes):
         _refuse("a load whose languages are not codes")
     slots, free, backlog_ms, deadline_s = counts
-    return WorkerLoad(slots, free, backlog_ms, deadline_s, model, licence, tuple(codes), held, seen)
+    return WorkerLoad(slots, free, backlog_ms, deadline_s, model, licence, tuple(codes), held, seen, replays)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

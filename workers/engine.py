@@ -292,7 +292,7 @@ class Engine:
         metrics.BACKLOG_SECONDS.set(backlog_ms / 1000)
         deadline_s = int(self._bus.unix_s() + 3 * self._settings.report_s) + 1
         spec, held = self._recognizer.spec, len(self._seats)
-        told = (spec.model, spec.licence, spec.languages, held, self._presence.seen)
+        told = (spec.model, spec.licence, spec.languages, held, self._presence.seen, self._slots.replays)
         free = 0 if self._leaves or self._overload.there else self._slots.free
         slots = held if self._leaves else spec.slots  # who leaves has none for others
         load = WorkerLoad(slots, free, backlog_ms, deadline_s, *told)

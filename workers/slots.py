@@ -111,6 +111,11 @@ class Slots:
         return len(self._turns) < len(self._seats)
 
     @property
+    def replays(self) -> int:
+        """Replays that sit here."""
+        return len(self._turns)
+
+    @property
     def free(self) -> int:
         """Slots without a session."""
         return len(self._empty)

@@ -83,10 +83,10 @@ def test_who_would_make_room_is_counted_as_room(run: Callable, redis: Redis):
         redis.offered = 8
         await admission.look_again()
         assert await admission.is_full("p")
-        assert not await admission.is_full("p", yielding=1)
+        assert not await admission.is_full("p", yielding=lambda: 1)
         redis.offered = 9
         redis._clock.advance(FRESH_S)
-        assert await admission.is_full("p", yielding=1)
+        assert await admission.is_full("p", yielding=lambda: 1)
 
     run(scenario())
 

@@ -148,6 +148,39 @@ def test_replays_have_places_of_their_own_and_give_way(run, nodes: Nodes, wait_u
     run(scenario())
 
 
+def test_a_pool_that_a_replay_of_another_node_fills_is_not_full_for_a_live_session(
+    run, nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(server, "POOLS_S", 0.05)
+
+    async def scenario() -> None:
+        async with nodes(replay_sessions=1) as here, nodes(replay_sessions=1) as there:
+            workers = (here.worker, there.worker)
+
+            async def report(free: int, **held: int) -> None:
+                load = WorkerLoad(1, free, 0, int(time.time()) + 60, "m", **held)  # type: ignore[arg-type]  # by name
+                await here.bus.report("english", "w", load)
+
+            await report(1)
+            await nodes.wait_until(lambda: here.ingress._pools.spare("english") == 1)
+            async with here.client("/v3/ws?replay=true") as replay:
+                await begin(replay)
+                await report(0, held=1)
+                async with there.client() as live:
+                    assert await rest(live) == error(3009, FULL), "as far as is known, live sessions fill it"
+                await report(0, held=1, replays=1)
+                for worker in workers:
+                    worker.takes = False
+                await nodes.wait_until(lambda: not any(worker.taking for worker in workers))
+                async with there.client() as live:
+                    assert (await rest(replay))[1] == 3009
+                    for worker in workers:
+                        worker.takes = True
+                    await begin(live)
+
+    run(scenario())
+
+
 def test_a_live_session_takes_the_place_of_a_replay_on_whatever_node(
     run, nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ):

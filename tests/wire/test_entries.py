@@ -202,7 +202,7 @@ def test_no_kind_is_taken_for_another(data: st.DataObject):
         (entries.unpack_event, [VERSION, Kind.EVENT, "s", 1, 1, 9, 0, -1, False, ""], "event 9"),
         (entries.unpack_event, [VERSION, Kind.EVENT, "s", 1, -2, 1, 0, -1, False, ""], "field 2 is negative"),
         (entries.unpack_offer, [VERSION, Kind.OFFER, "s", "i", "p", []], "field 3 is list"),
-        (entries.unpack_load, [VERSION, Kind.LOAD, 1, 1, 0, 9], "4 fields, expected 9"),
+        (entries.unpack_load, [VERSION, Kind.LOAD, 1, 1, 0, 9], "4 fields, expected 10"),
         (entries.unpack_load, [VERSION, Kind.LOAD, 1, 1, 0, 9, "m", "l", [7]], "not codes"),
         (entries.unpack_load, [VERSION, Kind.LOAD, 1, 1, 0, 9, "m", "l", ["e" * 17]], "not codes"),
         (
@@ -234,10 +234,11 @@ def test_loads_of_workers_of_other_releases_are_read():
     assert entries.unpack_load(msgpack.packb(older)) == WorkerLoad(16, 4, 80, 9, "m")
     last = [*older, "MIT", ["en"]]
     assert entries.unpack_load(msgpack.packb(last)) == WorkerLoad(16, 4, 80, 9, "m", "MIT", ("en",))
-    newer = [*last, 12, True, {"temperature": 60}]
+    newer = [*last, 12, True, 3, {"temperature": 60}]
     assert entries.unpack_load(msgpack.packb(newer[:10])).held == 12
+    assert entries.unpack_load(msgpack.packb(newer[:11])).replays == 0
     assert entries.unpack_load(msgpack.packb(newer)) == WorkerLoad(
-        16, 4, 80, 9, "m", "MIT", ("en",), 12, True
+        16, 4, 80, 9, "m", "MIT", ("en",), 12, True, 3
     )
 
 

@@ -26,7 +26,7 @@ from wire.errors import INTERNAL_ERROR, BusUnavailable
 from wire.keys import STATE_TAKES, WORKERS_GROUP, Keys
 from wire.moves import Keeping, Moves
 from wire.params import SessionParams
-from wire.recorded import OFFER_RECORDED, PLAIN, Published, SessionFacts, Stepped
+from wire.recorded import OFFER_RECORDED, OFFER_REPLAY, PLAIN, Published, SessionFacts, Stepped
 from wire.streams import Bus, Logged, entry_id, number_of
 from workers import feeders
 from workers.engine import Engine
@@ -986,8 +986,12 @@ def test_who_comes_and_goes_is_told_at_once(play: Play) -> None:
         for number in range(3):
             await house.desk.open(f"s{number}")
             await house.desk.until(partial(_is, house, (4, 3 - number, number + 1)))
+        assert (await house.desk.bus.loads(POOL))["a"].replays == 0
         await house.desk.order("s0", Order.ABANDON)
         await house.desk.until(lambda: _is(house, (4, 2, 2)))
+        await house.desk.open("again", params={**PARAMS, OFFER_REPLAY: b""})
+        await house.desk.until(lambda: _is(house, (4, 1, 3)))
+        assert (await house.desk.bus.loads(POOL))["a"].replays == 1
 
     play(scenario)
 

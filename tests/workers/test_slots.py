@@ -596,6 +596,7 @@ def stepped_slots(slots: Slots, room: Room = Room.LEFT, behind: bool = False) ->
 
 def test_a_live_session_goes_before_replays_and_those_take_turns():
     slots = company()
+    assert (slots.replays, slots.live) == (2, True)
     assert [stepped_slots(slots) for _ in range(5)] == [[0], [1], [2], [1], [2]]
     assert stepped_slots(slots) is None
     slots.feed("live", ramp(2 * CHUNK, CHUNK))
