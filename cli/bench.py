@@ -282,7 +282,8 @@ def overload(
 
 
 @app.command(
-    epilog="[bold]Examples[/]\n  [cyan]steno bench soak --sessions 5000[/]\n  [cyan]steno bench soak --restarts 4[/]"
+    epilog="[bold]Examples[/]\n  [cyan]steno bench soak --sessions 5000[/]\n  [cyan]steno bench soak --restarts 4[/]\n"
+    "  [cyan]steno bench soak --model ./nemotron-en[/]"
 )
 def soak(
     sessions: Annotated[int, typer.Option(min=20, help="Sessions, of every kind and length.")] = 2_000,
@@ -290,6 +291,9 @@ def soak(
     restarts: Annotated[
         int, typer.Option(min=0, max=20, help="Workers and ingress nodes killed and begun anew meanwhile.")
     ] = 0,
+    model: Annotated[
+        str, typer.Option(metavar="MODEL", help="What the workers serve; else the embedded English one.")
+    ] = "",
     as_json: AsJson = False,
     out: Out = RESULTS,
     quick: Quick = False,
@@ -298,8 +302,8 @@ def soak(
     from cli import bench_picture, bench_soak
 
     with _measuring(as_json) as tell:
-        measured = bench_soak.run(60 if quick else sessions, at_once, restarts, tell)
-        result = _result("soak", measured, quick)
+        measured = bench_soak.run(60 if quick else sessions, at_once, restarts, tell, model)
+        result = _result("soak-model" if model else "soak", measured, quick)
     _write(result, out, lambda path: bench_picture.memory(result["readings"], _title(result), path))
     header = ("process", "readings", "first, MiB", "last", "KiB per 1000 sessions", "+-", "grows")
     rows = [tuple(row.values()) for row in result["memory"]]

@@ -53,14 +53,18 @@ METHOD = (
 Reading = tuple[int, float]  # sessions ended, KiB
 
 
-def run(sessions: int, at_once: int, restarts: int, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Measure; `restarts`: processes that are killed and begun anew meanwhile. Raises StackError."""
+def run(
+    sessions: int, at_once: int, restarts: int, tell: Callable[[str], None], model: str = ""
+) -> dict[str, Any]:
+    """Measure; `restarts`: processes that are killed and begun anew meanwhile; `model`: what the workers serve, "" for
+    the embedded one. Raises StackError.
+    """
     spoken = [phrase for clip in bench_clips.recordings() for phrase in bench_clips.phrases(clip)]
     speech = bench_clips.talk(spoken, 0, 60).audio
     with (
         tempfile.TemporaryDirectory(prefix="steno-bench-") as folder,
         redis_server.EmbeddedRedis() as redis,
-        _paid(Path(folder), redis.url, at_once) as (stack, pids, tracker),
+        _paid(Path(folder), redis.url, at_once, model) as (stack, pids, tracker),
     ):
         pids["redis"] = redis.child.pid
         tell("warming up")
@@ -79,7 +83,7 @@ def run(sessions: int, at_once: int, restarts: int, tell: Callable[[str], None])
         counted_ms = sum(total.audio_ms for total in tracker.totals())
     memory = [row(name, found, watch.ended) for name, found in watch.readings.items()]
     return {
-        "settings": {"sessions": sessions, "at_once": at_once, "restarts": restarts},
+        "settings": {"sessions": sessions, "at_once": at_once, "restarts": restarts, "model": model},
         "method": METHOD,
         "memory": memory,
         "before": before,
@@ -221,7 +225,9 @@ def _strikes(stack: up.Stack, sessions: int, restarts: int) -> list[tuple[int, s
 
 
 @contextlib.contextmanager
-def _paid(folder: Path, redis_url: str, at_once: int) -> Iterator[tuple[up.Stack, dict[str, int], Tracker]]:
+def _paid(
+    folder: Path, redis_url: str, at_once: int, model: str
+) -> Iterator[tuple[up.Stack, dict[str, int], Tracker]]:
     """A stack billed by usage, the processes of all its services, and what its tracker counts."""
     key, api_key, port = SigningKey.generate(), secrets.token_hex(16), up.free_port()
     write_key(key, folder / "private.pem", folder / "keys.json")
@@ -243,7 +249,7 @@ def _paid(folder: Path, redis_url: str, at_once: int) -> Iterator[tuple[up.Stack
         "SLOTS": str(2 * at_once),
         "RESUME_WINDOW_S": str(RESUME_WINDOW_S),
         "OVERLOAD_S": "60",  # what happens when there is too much to do is another benchmark's question
-    }
+    } | ({"MODEL": model} if model else {})
     try:
         bench_churn.until(lambda: up.is_ready(port), up.READY_TIMEOUT_S, "a tracker that is not ready")
         with up.Stack(redis_url=redis_url, env=env, workers=WORKERS, nodes=NODES) as stack:
