@@ -288,7 +288,7 @@ class Engine:
                     await self._news.wait()
 
     async def _report(self) -> None:
-        backlog_ms = max((self._slots.backlog_ms(session) for session in self._seats), default=0)
+        backlog_ms = max(self._slots.backlogs_ms(), default=0)
         metrics.BACKLOG_SECONDS.set(backlog_ms / 1000)
         deadline_s = int(self._bus.unix_s() + 3 * self._settings.report_s) + 1
         spec, held = self._recognizer.spec, len(self._seats)
@@ -488,8 +488,7 @@ class Engine:
 
     def _weigh(self, step_s: float) -> None:
         """Is there too much to do?"""
-        backlogs_ms = [self._slots.backlog_ms(session) for session in self._seats]
-        behind = behind_s(step_s, backlogs_ms)
+        behind = behind_s(step_s, self._slots.backlogs_ms())
         if not self._overload.heard(behind):
             return
         metrics.OVERLOADED.labels(self._pool.name).set(self._overload.there)

@@ -2,7 +2,8 @@
 
 What it is behind by is measured, in seconds: how long a step takes on average, since nobody is answered sooner, or the
 audio that its sessions have waiting, whichever is more. Of the sessions the median counts: a client that sends its
-audio faster than it was spoken is behind by its own doing, and keeps nobody out.
+audio faster than it was spoken is behind by its own doing, and keeps nobody out. Replays are not counted: they come as
+fast as they are taken, and give way.
 
 It begins above a limit and ends at half of it, so that a worker at its limit does not let one in, suffer, and shut the
 door again every second.
@@ -13,7 +14,7 @@ from statistics import median
 
 
 def behind_s(step_s: float, backlogs_ms: Collection[int]) -> float:
-    """What a worker is behind by: its average step, and the backlog of each session."""
+    """What a worker is behind by: its average step, and the backlog of each live session."""
     return max(step_s, median(backlogs_ms) / 1000) if backlogs_ms else 0.0
 
 

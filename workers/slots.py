@@ -218,10 +218,12 @@ class Slots:
     def stepped(self, session: str) -> int:
         return self._seats[session].stepped
 
-    def backlog_ms(self, session: str) -> int:
-        """Audio fed and not planned."""
-        seat = self._seats[session]
-        return (seat.fed - seat.planned) // self._per_ms
+    def backlogs_ms(self) -> list[int]:
+        """Audio fed and not planned, of everybody but replays: those come as fast as they are taken, and always have
+        some.
+        """
+        seats = (seat for seat in self._seats.values() if seat.strides is None)
+        return [(seat.fed - seat.planned) // self._per_ms for seat in seats]
 
     # ---- steps
 

@@ -68,7 +68,7 @@ def test_two_seats_or_one_too_many_are_refused():
     slots.integrity()
 
 
-@pytest.mark.parametrize("name", ["unseat", "cut", "room", "fed", "planned", "stepped", "backlog_ms"])
+@pytest.mark.parametrize("name", ["unseat", "cut", "room", "fed", "planned", "stepped"])
 def test_a_session_without_a_seat_is_unknown(name):
     with pytest.raises(KeyError):
         getattr(seated("a"), name)("b")
@@ -121,7 +121,7 @@ def test_the_backlog_is_bounded_and_a_refusal_takes_nothing():
     with pytest.raises(ValueError, match="room for 100"):
         slots.feed("a", ramp(0, 101))
     assert slots.fed("a") == 15_900
-    assert slots.backlog_ms("a") == 993
+    assert slots.backlogs_ms() == [993]
     run(slots)
     assert slots.room("a") == 100 + CHUNK
     slots.integrity()
@@ -597,6 +597,7 @@ def stepped_slots(slots: Slots, room: Room = Room.LEFT, behind: bool = False) ->
 def test_a_live_session_goes_before_replays_and_those_take_turns():
     slots = company()
     assert (slots.replays, slots.live) == (2, True)
+    assert len(slots.backlogs_ms()) == 1, "that of replays holds up nobody"
     assert [stepped_slots(slots) for _ in range(5)] == [[0], [1], [2], [1], [2]]
     assert stepped_slots(slots) is None
     slots.feed("live", ramp(2 * CHUNK, CHUNK))
