@@ -18,13 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from ingress.settings import IngressSettings
-
 #: An ingress that gets through less of the audio than this falls behind.
 KEPT = 0.95
 
-#: Frames of a session in one tick: one of 50 ms, of a tick as ingress has it by itself.
-FRAMES_A_TICK: float = IngressSettings.model_fields["tick_ms"].default / 50
+#: A tick as ingress has it by itself (`TICK_MS`), and frames of a session in one.
+TICK_MS = 2
+FRAMES_A_TICK = TICK_MS / 50
 
 #: Ingress nodes, sessions on all of them together, cores in use.
 Row = tuple[int, int, float]

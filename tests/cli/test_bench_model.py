@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.bench_model import FRAMES_A_TICK, Costs, fit, line, off, straight, used
+from cli.bench_model import FRAMES_A_TICK, TICK_MS, Costs, fit, line, off, straight, used
+from ingress.settings import IngressSettings
 
 SIZES = [(nodes, sessions) for nodes in (1, 2, 4) for sessions in (100, 200, 400)]
 COST = st.floats(0, 0.1)
@@ -41,6 +42,7 @@ def test_how_many_a_core_holds() -> None:
 
 
 def test_a_tick_in_which_nothing_came_is_not_taken() -> None:
+    assert IngressSettings.model_fields["tick_ms"].default == TICK_MS
     assert used(1, 0) == 0
     assert used(0, 10) == 0
     assert used(1, 1) == pytest.approx(FRAMES_A_TICK, rel=0.05), "each frame is written by itself"
