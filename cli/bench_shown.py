@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +29,8 @@ Quick = Annotated[
 ]
 Tell = Callable[[str], None]
 RESULTS = Path("bench-results")
+#: Between two lines about how far a benchmark is, where no terminal shows it.
+LINES_S = 20.0
 
 
 def counts(text: str) -> list[int]:
@@ -58,7 +61,9 @@ def capacity(results: Path, sizes: Sequence[int]) -> str:
 
 @contextlib.contextmanager
 def measuring(quiet: bool, pools: Sequence[str] = ("english",)) -> Iterator[Tell]:
-    """Tools, and the weights of these pools, at hand; a line that moves while measuring."""
+    """Tools, and the weights of these pools, at hand; a line that moves while measuring; where no terminal shows
+    it, one every LINES_S.
+    """
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -71,9 +76,26 @@ def measuring(quiet: bool, pools: Sequence[str] = ("english",)) -> Iterator[Tell
     if pools:
         up.fetch_weights(notes, pools=pools)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    if not notes.is_terminal:
+        with up.signals_as_ctrl_c():
+            yield (lambda _: None) if quiet else _lines(notes.print)
+        return
     with up.signals_as_ctrl_c(), Progress(*columns, console=notes, transient=True, disable=quiet) as progress:
         task = progress.add_task("measuring")
         yield lambda text: progress.update(task, description=text)
+
+
+def _lines(write: Callable[[str], None]) -> Tell:
+    """Written down to be read later: not every step."""
+    started_s = next_s = time.monotonic()
+
+    def tell(text: str) -> None:
+        nonlocal next_s
+        if (now_s := time.monotonic()) >= next_s:
+            next_s = now_s + LINES_S
+            write(f"{now_s - started_s:6.0f} s  {text}")
+
+    return tell
 
 
 def described(name: str, measured: dict[str, Any], quick: bool) -> dict[str, Any]:

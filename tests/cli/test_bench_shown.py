@@ -1,6 +1,7 @@
 """`cli.bench_shown`: what every benchmark's output has."""
 
 import json
+import time
 
 import pytest
 import typer
@@ -27,3 +28,18 @@ def test_a_result_says_what_it_is_of_and_lies_where_it_was_asked_for(tmp_path, c
     assert "sessions 1" in told
     bench_shown.show(result, ("a", "b"), [(1, None)], as_json=True)
     assert json.loads(capsys.readouterr().out)["written"] == result["written"]
+
+
+def test_where_no_terminal_shows_it_there_is_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with bench_shown.measuring(quiet=False, pools=()) as tell:
+        for text in ("first", "soon after", "later"):
+            tell(text)
+            now[0] += bench_shown.LINES_S - 1
+    assert capsys.readouterr().err.splitlines() == ["     0 s  first", "    38 s  later"]
+    with bench_shown.measuring(quiet=True, pools=()) as tell:
+        tell("first")
+    assert capsys.readouterr().err == ""
