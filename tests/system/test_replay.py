@@ -13,7 +13,8 @@ from urllib.parse import urlencode
 import numpy as np
 import pytest
 
-from cli import client
+from cli import bench_clips, client
+from cli.bench_replays import Replays, recorded
 from cli.up import Stack
 from tests.encoded import stream_of
 from tests.speech import BECKETT, FOX, LIGHT, SAMPLE_RATE, clip_pcm, pcm, pieces, silence
@@ -82,6 +83,28 @@ def test_the_same_model_tells_the_same_finals_again(wait_until_sync):
             assert ran.returncode == 0, ran.stdout + ran.stderr
             assert "the finals are identical" in ran.stderr
         assert steno(stack, "rm", name).stdout == f"erased {name}\n"
+
+
+@pytest.mark.slow
+def test_no_live_session_is_refused_beside_replays_that_come_and_go():
+    """Slots for both, and more replays than places for them."""
+    live = 8
+
+    async def speak(url: str) -> None:
+        for _ in range(live):
+            chunks = pieces(clip_pcm(FOX)[: 2 * SAMPLE_RATE], 2 * SAMPLE_RATE * CHUNK_MS // 1000)
+            await client.converse(client.Request(url), client.paced(chunks, SAMPLE_RATE), lambda _: None)
+
+    async def together(url: str) -> None:
+        await asyncio.gather(speak(url), speak(url))
+
+    with Stack(env={"RECORD": "ask", "REPLAY_SESSIONS": "2", "SLOTS": "4"}) as stack:
+        assert stack._redis is not None
+        talk = bench_clips.Talk(clip_pcm(FOX), ())
+        again = Replays(recorded(stack.url, stack._redis.url, talk), stack.url, at_once=2)
+        with again.running():
+            asyncio.run(together(stack.url))  # raises where one is refused
+        assert again.done > 0
 
 
 @pytest.mark.slow
