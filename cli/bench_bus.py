@@ -22,7 +22,7 @@ from cli.bench_crowd import FRAME_MS, Crowd
 from cli.bench_feeder import Fed
 from cli.bench_figures import middle, percentile
 from cli.bench_machine import Usage
-from cli.bench_model import KEPT, fit
+from cli.bench_model import KEPT, fit, used
 from cli.redis_fleet import Server
 
 PLAIN, CLUSTER = "plain", "cluster"
@@ -90,7 +90,13 @@ def summary(levels: Sequence[dict[str, Any]]) -> dict[str, Any]:
     kept = [level for level in levels if not level["failed"] and "fell behind" not in level["falls_short"]]
     found: dict[str, Any] = {"holds": max(holding, default=0), "masters": levels[0]["masters"]}
     if kept:
-        costs = fit([(level["nodes"], level["sessions"], level["cores"]["redis"]) for level in kept])
+        costs = fit(
+            [
+                (nodes, used(nodes, sessions), sessions, level["cores"]["redis"])
+                for level in kept
+                for nodes, sessions in [(level["nodes"], level["sessions"])]
+            ]
+        )
         found |= {
             "costs": {"fixed": costs.fixed, "node": costs.node, "session": costs.session},
             # How unevenly the masters are loaded: 1 is evenly.

@@ -8,6 +8,8 @@ How many ticks are used: a node writes at once what comes after a pause, and the
 (`ingress/outbox.py`). Frames of many clients at phases of their own come as a Poisson process, `x` of them in a tick on
 average. So from one write to the next it takes a tick and, if none came by then, which has the chance exp(-x), a wait
 for the next frame, 1 / x ticks on average: 1 + exp(-x) / x ticks in all.
+
+On a machine with fewer cores than processes fewer are used than that: a write then often takes longer than a tick.
 """
 
 import itertools
@@ -25,8 +27,8 @@ KEPT = 0.95
 TICK_MS = 2
 FRAMES_A_TICK = TICK_MS / 50
 
-#: Ingress nodes, sessions on all of them together, cores in use.
-Row = tuple[int, int, float]
+#: Ingress nodes, as many of them as their ticks were used (`used`), sessions on all of them together, cores in use.
+Row = tuple[int, float, int, float]
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,12 @@ class Costs:
     session: float
 
     def cores(self, nodes: float, sessions: float) -> float:
-        """What so many nodes with so many sessions in all take."""
-        return self.fixed + self.node * used(nodes, sessions) + self.session * sessions
+        """What so many nodes with so many sessions in all take, where they use their ticks by chance."""
+        return self.at(used(nodes, sessions), sessions)
+
+    def at(self, ticks: float, sessions: float) -> float:
+        """What it takes where the ticks of so many nodes are used."""
+        return self.fixed + self.node * ticks + self.session * sessions
 
     def most(self, per_node: float, budget: float = 1.0) -> int:
         """Sessions that so many cores hold, with a node for each `per_node` of them; 0 if an empty node is too much."""
@@ -64,8 +70,8 @@ def fit(rows: Sequence[Row], fixed: bool = True) -> Costs:
     """
     if not rows:
         raise ValueError("nothing was measured")
-    table = np.array([(1.0, used(nodes, sessions), sessions) for nodes, sessions, _ in rows])
-    cores = np.array([row[2] for row in rows])
+    table = np.array([(1.0, ticks, sessions) for _, ticks, sessions, _ in rows])
+    cores = np.array([row[3] for row in rows])
     columns = [1, 2] if not fixed or len({row[0] for row in rows}) == 1 else [0, 1, 2]
     best, least = np.zeros(3), math.inf
     # Three unknowns: every choice of those that are not zero can be tried.

@@ -17,8 +17,8 @@ from cli import bench_crowd, bench_scripted, redis_server, up
 from cli.bench_figures import middle, percentile
 from cli.bench_handshake import Door
 from cli.bench_ingress import LATE_MS, WARM_UP_S
-from cli.bench_machine import Usage
-from cli.bench_model import KEPT, Costs, fit, off
+from cli.bench_machine import Usage, metric
+from cli.bench_model import KEPT, TICK_MS, Costs, fit, off
 
 #: How far the sizes that were left out may lie from what the model says of them.
 GOAL_OFF = 0.15
@@ -26,8 +26,9 @@ METHOD = (
     "Real ingress nodes on one real Redis, a crowd for each node, one worker without a model, each a process; the "
     "sessions are spread evenly. Each session sends 50 ms of PCM every 50 ms and is told a partial for each half "
     "second. Cores: of all nodes together, and of Redis. Model: cores = node x nodes + session x sessions for ingress, "
-    "and so much more once for Redis; least squares over the sizes with fewer nodes than the most; the others are "
-    "predicted. Each size's figures are the median of its repeats."
+    "and so much more once for Redis; a node counts as far as its ticks were used (used: all nodes together); least "
+    "squares over the sizes with fewer nodes than the most; the others are predicted. Each size's figures are the "
+    "median of its repeats."
 )
 
 
@@ -57,7 +58,8 @@ def checked(levels: Sequence[dict[str, Any]]) -> dict[str, Any]:
     known = [level for level in levels if level["nodes"] < most] or list(levels)
     models = {
         name: fit(
-            [(level["nodes"], level["sessions"], level["cores"][name]) for level in known], name == "redis"
+            [(level["nodes"], level["used"], level["sessions"], level["cores"][name]) for level in known],
+            name == "redis",
         )
         for name in ("ingress", "redis")
     }
@@ -75,9 +77,7 @@ def checked(levels: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _beside(level: dict[str, Any], models: dict[str, Costs], fitted: bool) -> dict[str, Any]:
-    predicted = {
-        name: round(costs.cores(level["nodes"], level["sessions"]), 4) for name, costs in models.items()
-    }
+    predicted = {name: round(costs.at(level["used"], level["sessions"]), 4) for name, costs in models.items()}
     wrong = {name: off(value, level["cores"][name]) for name, value in predicted.items()}
     return level | {"fitted": fitted, "predicted": predicted, "off": wrong}
 
@@ -109,22 +109,32 @@ def _levels(
             for number in range(1, repeats + 1):
                 tell(f"{nodes} nodes, {count} sessions, {number} of {repeats}")
                 usage, before_s, started_s = Usage(pids), redis.processor_s(), time.monotonic()
+                writes = _writes(doors)
                 seen = list(pool.map(lambda crowd: crowd.measure(seconds), crowds))
                 # Redis takes little here, and counts more finely than the system does.
-                cores = usage.cores() | {
-                    "redis": (redis.processor_s() - before_s) / (time.monotonic() - started_s)
-                }
-                rounds.append(figures(nodes, count, seen, cores, seconds))
+                took_s = time.monotonic() - started_s
+                cores = usage.cores() | {"redis": (redis.processor_s() - before_s) / took_s}
+                used = (_writes(doors) - writes) / took_s * TICK_MS / 1000
+                rounds.append(figures(nodes, count, seen, cores, used, seconds))
                 for door in doors:
                     door.check()
             found.append(judged(middle(rounds, worst=("failed",))))
     return found
 
 
+def _writes(doors: Sequence[Door]) -> float:
+    return sum(metric(door.probe_port, "steno_append_seconds_count")[""] for door in doors)
+
+
 def figures(
-    nodes: int, count: int, seen: Sequence[bench_crowd.Seen], cores: dict[str, float], seconds: float
+    nodes: int,
+    count: int,
+    seen: Sequence[bench_crowd.Seen],
+    cores: dict[str, float],
+    used: float,
+    seconds: float,
 ) -> dict[str, Any]:
-    """One round in numbers."""
+    """One round in numbers. `used`: as many nodes' ticks as were used by all nodes together."""
     ingress = [value for name, value in cores.items() if name.startswith("ingress")]
     generators = sum(one.cores for one in seen)
     added = [ms for one in seen for ms in one.added]
@@ -132,6 +142,7 @@ def figures(
     return {
         "nodes": nodes,
         "sessions": count,
+        "used": round(used, 3),
         "added_p50_ms": _rounded(percentile(added, 50)),
         "added_p99_ms": _rounded(percentile(added, 99)),
         "told": round(sum(len(one.outbound) for one in seen) * bench_scripted.PARTIAL_S / seconds / count, 3),

@@ -23,9 +23,10 @@ _HEAD = """
 ## More nodes
 
 Model: cores = fixed + node x (ingress nodes) + session x sessions, least squares over what was measured; for ingress
-nothing is fixed. A node counts as far as its ticks are used: half at 15 sessions, whole from 100 on
-(`cli/bench_model.py`). "Predicted" are sizes that the model had not seen. Every node has {per_node:,} sessions,
-which is what {planned:.0%} of a core hold by this model.
+nothing is fixed. A node counts as far as its ticks are used: by chance half at 15 sessions and whole from 100 on
+(`cli/bench_model.py`), fewer where processes wait for cores, so in the table it is as was measured. "Predicted" are
+sizes that the model had not seen. Every node has {per_node:,} sessions, which is what {planned:.0%} of a core hold by
+this model.
 """
 
 
@@ -85,6 +86,7 @@ def _checked(nodes: Mapping[str, Any]) -> list[str]:
         (
             f"{level['nodes']}",
             f"{level['sessions']:,}",
+            f"{level['used']:.2f}",
             *(
                 cell
                 for service in ("ingress", "redis")
@@ -98,7 +100,16 @@ def _checked(nodes: Mapping[str, Any]) -> list[str]:
         )
         for level in nodes["levels"]
     ]
-    header = ("Nodes", "Sessions", "Ingress, cores", "model", "Redis, cores", "model", "The model's")
+    header = (
+        "Nodes",
+        "Sessions",
+        "Ticks used",
+        "Ingress, cores",
+        "model",
+        "Redis, cores",
+        "model",
+        "The model's",
+    )
     return table(header, rows)
 
 

@@ -112,6 +112,7 @@ def nodes(
         (
             level["nodes"],
             level["sessions"],
+            f"{level['used']:.2f}",
             level["added_p99_ms"],
             *(
                 cell
@@ -130,6 +131,7 @@ def nodes(
     header = (
         "nodes",
         "sessions",
+        "ticks used",
         "added p99",
         "ingress, cores",
         "model",
@@ -138,7 +140,7 @@ def nodes(
         "model",
         "off",
     )
-    show(result, (*header, "used", "doubtful"), rows, as_json)
+    show(result, (*header, "for the model", "doubtful"), rows, as_json)
     if not as_json:
         off, goal = result["off"], result["goals"]["off"]
         told = "nothing was predicted" if off is None else f"predictions are off by at most {off:.1%}"

@@ -6,30 +6,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.bench_model import FRAMES_A_TICK, TICK_MS, Costs, fit, line, off, straight, used
+from cli.bench_model import FRAMES_A_TICK, TICK_MS, Costs, Row, fit, line, off, straight, used
 from ingress.settings import IngressSettings
 
 SIZES = [(nodes, sessions) for nodes in (1, 2, 4) for sessions in (100, 200, 400)]
 COST = st.floats(0, 0.1)
 
 
+def row(nodes: int, sessions: int, cores: float) -> Row:
+    return nodes, used(nodes, sessions), sessions, cores
+
+
 @given(COST, COST, st.floats(1e-5, 1e-2))
 def test_what_was_put_in_is_found_again(fixed: float, node: float, session: float) -> None:
     known = Costs(fixed, node, session)
-    found = fit([(nodes, sessions, known.cores(nodes, sessions)) for nodes, sessions in SIZES])
+    found = fit([row(nodes, sessions, known.cores(nodes, sessions)) for nodes, sessions in SIZES])
     assert found.cores(8, 3_000) == pytest.approx(known.cores(8, 3_000), rel=1e-3, abs=1e-6)
 
 
 @given(st.lists(st.floats(0, 3), min_size=9, max_size=9))
 def test_nothing_costs_less_than_nothing(cores: list[float]) -> None:
-    found = fit([(*size, value) for size, value in zip(SIZES, cores, strict=True)])
+    found = fit([row(*size, value) for size, value in zip(SIZES, cores, strict=True)])
     assert min(found.fixed, found.node, found.session) >= 0
 
 
 def test_one_number_of_nodes_cannot_tell_nodes_from_what_is_fixed() -> None:
-    found = fit([(1, 1_000, 1.1), (1, 2_000, 2.1)])
+    found = fit([row(1, 1_000, 1.1), row(1, 2_000, 2.1)])
     assert [found.fixed, found.node, found.session] == pytest.approx([0.0, 0.1, 0.001])
-    assert fit([(1, 100, 0.2), (2, 100, 0.3), (1, 200, 0.3)], fixed=False).fixed == 0
+    assert fit([row(1, 100, 0.2), row(2, 100, 0.3), row(1, 200, 0.3)], fixed=False).fixed == 0
     with pytest.raises(ValueError, match="nothing was measured"):
         fit([])
 

@@ -12,6 +12,7 @@ REDIS = {"fixed": 0.0, "node": 0.03, "session": 0.0004}
 LEVEL: dict[str, Any] = {
     "nodes": 2,
     "sessions": 200,
+    "used": 1.96,
     "cores": {"ingress": 0.44, "redis": 0.14},
     "predicted": {"ingress": 0.4, "redis": 0.14},
     "off": {"ingress": -0.091, "redis": 0.0},
@@ -37,7 +38,7 @@ def test_a_node_has_what_its_core_holds() -> None:
 @pytest.mark.parametrize(
     "row",
     [
-        "| 2 | 200 | 0.440 | 0.400 (-9%) | 0.140 | 0.140 (+0%) | predicted; generator late |",
+        "| 2 | 200 | 1.96 | 0.440 | 0.400 (-9%) | 0.140 | 0.140 (+0%) | predicted; generator late |",
         "| Redis, by `steno bench nodes` | 0.000 | 0.030 | 0.400 |",
         "| 2 | 1,200 | 1.4 | 0.54 |",  # 2 x 0.03 + 1,200 x 0.0004
         "| 4 | 2,400 | 2.8 | 1.08 (**full**) |",
