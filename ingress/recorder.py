@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from ingress.consent import Policy, Record
 from ingress.session import Append, Effect, Reply
-from ingress.tape import developed
+from ingress.tape import developed, noted
 from wire import metrics
 from wire.archive import Archive
 from wire.entries import AudioEntry
@@ -80,7 +80,7 @@ class Recorder:
     def note(self, session: str, given: object, effects: Sequence[Effect]) -> None:
         """An input of the session, and what followed. Nothing for one that is not recorded."""
         if (notes := self._notes.get(session)) is not None:
-            notes.append((self._now_s(), given, effects))
+            notes.append(noted(self._now_s(), given, effects))
 
     def connection(self, session: str, happened: str) -> None:
         """What became of the client's connection, as `wire.recorded.Connection` has it."""

@@ -15,8 +15,19 @@ _RESUMED = '"type":"Resumed"}'
 _TOKEN = "resume_token"  # noqa: S105 its name in Begin
 
 
-#: When something happened to a session, what it was, and what followed. Of its connection: what it comes to.
-Note = tuple[float, object, Sequence[Effect]]
+#: When something happened to a session, what it was, and what followed; or the frame that it became (`noted`).
+Note = tuple[float, object, Sequence[Effect]] | tuple[float, AudioFrame]
+
+
+def noted(at_s: float, given: object, effects: Sequence[Effect]) -> Note:
+    """What is kept, for a second or so, of an input and what followed. Of a message of audio that became one frame, as
+    nearly all are, it is that frame, which others keep as well: all else of it is freed while it is at hand.
+    """
+    if given.__class__ is bytes and len(effects) == 1:
+        effect = effects[0]
+        if effect.__class__ is Append and effect.entry.__class__ is AudioFrame:
+            return at_s, effect.entry
+    return at_s, given, effects
 
 
 def developed(notes: Iterable[Note]) -> list[Item | Sound]:
@@ -24,15 +35,13 @@ def developed(notes: Iterable[Note]) -> list[Item | Sound]:
     stands between them: whoever reads goes by the times.
     """
     times_s, frames, others = list[float](), list[AudioFrame](), list[Item]()
-    for at_s, given, effects in notes:
-        # Nearly all notes are of a message of audio that became one frame: for those next to nothing is called.
-        if given.__class__ is bytes and effects and not effects[1:]:
-            [effect] = effects
-            if effect.__class__ is Append and effect.entry.__class__ is AudioFrame:
-                times_s.append(at_s)
-                frames.append(effect.entry)
-                continue
-        others += items(given, effects, at_s)
+    for note in notes:
+        if len(note) == 2:
+            times_s.append(note[0])
+            frames.append(note[1])
+        else:
+            at_s, given, effects = note
+            others += items(given, effects, at_s)
     return [*sounds(times_s, frames), *others]
 
 

@@ -3,7 +3,7 @@
 import json
 
 from ingress.session import Append, Limits, Reply, Session
-from ingress.tape import Note, developed, items
+from ingress.tape import Note, developed, items, noted
 from wire.entries import AudioFrame, Event, SessionEvent
 from wire.errors import ClientError, Close
 from wire.params import parse_query
@@ -26,16 +26,16 @@ def taken(actor: Session) -> list:
 
 def test_audio_is_kept_as_it_goes_to_the_log():
     actor = session()
-    noted = items(FRAME, actor.client_audio(FRAME, 0.1), 50.0)
-    assert noted == [Audio(50.0, 0, FRAME)]
+    assert items(FRAME, actor.client_audio(FRAME, 0.1), 50.0) == [Audio(50.0, 0, FRAME)]
 
 
 def test_frames_that_follow_one_another_become_one_sound():
     actor = session()
-    notes: list[Note] = [(50.0 + at, FRAME, actor.client_audio(FRAME, 0.1 + at)) for at in range(3)]
+    notes: list[Note] = [noted(50.0 + at, FRAME, actor.client_audio(FRAME, 0.1 + at)) for at in range(3)]
+    assert notes[2] == (52.0, AudioFrame(2 * len(FRAME) // 2, FRAME)), "nothing else is kept of it"
     text = '{"type": "ForceEndpoint"}'
-    notes += [(53.0, text, actor.client_text(text, 3.2)), (54.0, Connection(54.0, "lost"), ())]
-    notes.append((55.0, FRAME, actor.client_audio(FRAME, 4.1)))
+    notes += [noted(53.0, text, actor.client_text(text, 3.2)), noted(54.0, Connection(54.0, "lost"), ())]
+    notes.append(noted(55.0, FRAME, actor.client_audio(FRAME, 4.1)))
     sound, *others = developed(notes)
     assert sound == Sound(0, [50.0, 51.0, 52.0, 55.0], [FRAME] * 4, 4 * len(FRAME))
     assert others == [
@@ -48,7 +48,7 @@ def test_frames_that_follow_one_another_become_one_sound():
 def test_audio_that_became_several_frames_none_or_a_refusal_is_kept_too():
     several = [Append(AudioFrame(0, b"\1\1")), Append(AudioFrame(1, b"\2\2"))]
     refused = session().refuse(ClientError(Close.INPUT_DURATION, "too short"), 0.2)
-    found = developed([(50.0, b"....", several), (51.0, FRAME, []), (52.0, b"..", refused)])
+    found = developed([noted(50.0, b"....", several), noted(51.0, FRAME, []), noted(52.0, b"..", refused)])
     assert found[:2] == [Audio(50.0, 0, b"\1\1"), Audio(50.0, 1, b"\2\2")]
     assert [type(item) for item in found[2:]] == [Told, Connection]
 
