@@ -32,8 +32,9 @@ LATE_MS = 10.0
 METHOD = (
     "Real ingress, real Redis, a worker without a model and the crowd, each a process. Each session sends 50 ms of "
     "PCM every 50 ms at a phase of its own and is told a partial for each half second. inbound: from sending a frame "
-    f"to the worker's hands, of {bench_scripted.WATCHED} sessions of which a reader waits for each frame (the others' "
-    "are read once in a step of 64 ms, an eighth of them at a time); outbound: from the worker's telling to the "
+    f"to the worker's hands, of {bench_scripted.WATCHED} sessions that are looked at every "
+    f"{1000 * bench_scripted.WATCH_S:.0f} ms, so it seems half of that older than it is (the others are read once in a "
+    "step of 64 ms, an eighth of them at a time); outbound: from the worker's telling to the "
     "client; added: both. begin: from connecting to Begin, of five sessions a second that come meanwhile. A level "
     "holds if one of a hundred is added at most the goal, nobody is lost, and the crowd itself is on time. per core: "
     "sessions whose audio went through, divided by the cores that the ingress took. bare: websockets' own receive "

@@ -5,8 +5,8 @@ and answers Terminate with one final. It runs as a process of its own until its 
 
 The one word of a partial tells times: when its newest audio came into a worker's hands, and when the worker told it,
 in ms with a slash between (`cli/bench_crowd.py` reads them). As the pools' models do it reads a session once in a step,
-and it steps as several workers would: a part of its sessions at a time, at phases of their own. So a few sessions are
-read by another process, which waits for each frame of theirs; of the others the first time is 0, unknown.
+and it steps as several workers would: a part of its sessions at a time, at phases of their own. So for a few sessions
+another process reads as often as it can; of the others the first time is 0, unknown.
 """
 
 import asyncio
@@ -21,7 +21,6 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext
 from typing import Any
 
-from wire import servers
 from wire.entries import (
     SAMPLE_RATE,
     AudioFrame,
@@ -32,7 +31,6 @@ from wire.entries import (
     Publication,
     SessionEvent,
     WorkerLoad,
-    unpack_audio,
 )
 from wire.keys import Keys
 from wire.messages import Turn, Word, dump
@@ -45,8 +43,8 @@ PARTIAL_S, CHECKPOINT_S = 0.5, 3
 _STEP_S, _RENEW_S, _LEASE_S = 0.064, 1.0, 60
 #: As so many workers.
 _PARTS = 8
-#: So many sessions are watched; so long a read of one waits at most before it is asked anew.
-WATCHED, WAIT_S = 6, 1.0
+#: So many sessions are watched, so often; that is how much too late a frame may seem.
+WATCHED, WATCH_S = 6, 0.002
 #: Frames of a watched session whose times are kept: a second's.
 _KEPT = 20
 _FRAME_SAMPLES = SAMPLE_RATE // 20
@@ -200,30 +198,25 @@ async def _renew(bus: Bus, served: dict[str, _Served], role: Role) -> None:
 
 
 async def _watch(redis_url: str, namespace: str, worker: Connection, times: _Times) -> None:
-    """When frames come of the sessions that the worker names, each over a connection of its own."""
-    client = servers.connect(servers.parse(redis_url), 2 * WAIT_S, 2 * WAIT_S, 4 * WATCHED)
+    """When frames come of the sessions that the worker names."""
+    bus = Bus(redis_url, Keys(namespace))
     names: dict[int, str] = {}
-
-    async def follow(number: int, name: str) -> None:
-        key, cursor = Keys(namespace).audio(name), b"0-0"
-        while names.get(number) == name:
-            words = ("XREAD", "BLOCK", round(1000 * WAIT_S), "STREAMS", key, cursor)
-            for _, entries in await client.execute_command(*words) or ():
-                now_ms = time.time() * 1000
-                cursor = entries[-1][0]
-                for _, fields in entries:
-                    if isinstance(entry := unpack_audio(fields[b"e"]), AudioFrame):
-                        times.put(number, entry.end, now_ms)
-
-    loop = asyncio.get_running_loop()
-    async with asyncio.TaskGroup() as tasks:
-        with contextlib.suppress(EOFError):
-            while True:
-                number, names[number] = await loop.run_in_executor(None, worker.recv)
-                if names[number]:
-                    tasks.create_task(follow(number, names[number]))
-        names.clear()
-    await servers.close(client)
+    cursors: dict[str, bytes] = {}
+    with contextlib.suppress(EOFError):
+        while True:
+            while worker.poll():
+                number, name = worker.recv()
+                cursors.pop(names.pop(number, ""), None)
+                if name:
+                    names[number], cursors[name] = name, b"0-0"
+            numbers = {name: number for number, name in names.items()}
+            for name, logged in (await bus.read(cursors)).items():
+                cursors[name], now_ms = logged.cursor, time.time() * 1000
+                for _, entry in logged.entries:
+                    if isinstance(entry, AudioFrame):
+                        times.put(numbers[name], entry.end, now_ms)
+            await asyncio.sleep(WATCH_S)
+    await bus.close()
 
 
 async def _step(bus: Bus, served: dict[str, _Served], role: Role, watcher: Connection, times: _Times) -> None:
