@@ -112,7 +112,8 @@ NEWS_LAG_SECONDS = _histogram(
 )
 STATE_BYTES = _gauge("state_bytes", "Memory of one session's state in the model, in bytes; 0: it keeps none.")
 BACKLOG_SECONDS = _gauge(
-    "backlog_seconds", "Audio appended and not yet stepped, worst session, in seconds of audio."
+    "backlog_seconds",
+    "Audio appended and not yet stepped, worst session that is no replay, in seconds of audio.",
 )
 DECODE_SECONDS = _histogram("decode_seconds", "Time of one batch of decoding, by kind.", _COMPUTE_S, "kind")
 PARTIALS_TOTAL = _counter("partials_total", "Partial turns published.")
