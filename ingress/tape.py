@@ -15,8 +15,8 @@ _RESUMED = '"type":"Resumed"}'
 _TOKEN = "resume_token"  # noqa: S105 its name in Begin
 
 
-#: When something happened to a session, what it was, and what followed; or the frame that it became (`noted`).
-Note = tuple[float, object, Sequence[Effect]] | tuple[float, AudioFrame]
+#: When something happened to a session, what it was, and what followed; of audio, the frame that it became (`noted`).
+Note = tuple[float, object, Sequence[Effect]]
 
 
 def noted(at_s: float, given: object, effects: Sequence[Effect]) -> Note:
@@ -26,7 +26,7 @@ def noted(at_s: float, given: object, effects: Sequence[Effect]) -> Note:
     if given.__class__ is bytes and len(effects) == 1:
         effect = effects[0]
         if effect.__class__ is Append and effect.entry.__class__ is AudioFrame:
-            return at_s, effect.entry
+            return at_s, effect.entry, ()
     return at_s, given, effects
 
 
@@ -35,12 +35,11 @@ def developed(notes: Iterable[Note]) -> list[Item | Sound]:
     stands between them: whoever reads goes by the times.
     """
     times_s, frames, others = list[float](), list[AudioFrame](), list[Item]()
-    for note in notes:
-        if len(note) == 2:
-            times_s.append(note[0])
-            frames.append(note[1])
+    for at_s, given, effects in notes:
+        if given.__class__ is AudioFrame:
+            times_s.append(at_s)
+            frames.append(given)
         else:
-            at_s, given, effects = note
             others += items(given, effects, at_s)
     return [*sounds(times_s, frames), *others]
 

@@ -32,7 +32,7 @@ def test_audio_is_kept_as_it_goes_to_the_log():
 def test_frames_that_follow_one_another_become_one_sound():
     actor = session()
     notes: list[Note] = [noted(50.0 + at, FRAME, actor.client_audio(FRAME, 0.1 + at)) for at in range(3)]
-    assert notes[2] == (52.0, AudioFrame(2 * len(FRAME) // 2, FRAME)), "nothing else is kept of it"
+    assert notes[2] == (52.0, AudioFrame(2 * len(FRAME) // 2, FRAME), ()), "nothing else is kept of it"
     text = '{"type": "ForceEndpoint"}'
     notes += [noted(53.0, text, actor.client_text(text, 3.2)), noted(54.0, Connection(54.0, "lost"), ())]
     notes.append(noted(55.0, FRAME, actor.client_audio(FRAME, 4.1)))
