@@ -92,9 +92,8 @@ def summary(levels: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if kept:
         costs = fit(
             [
-                (nodes, used(nodes, sessions), sessions, level["cores"]["redis"])
-                for level in kept
-                for nodes, sessions in [(level["nodes"], level["sessions"])]
+                (one["nodes"], used(one["nodes"], one["sessions"]), one["sessions"], one["cores"]["redis"])
+                for one in kept
             ]
         )
         found |= {

@@ -79,8 +79,8 @@ class Recorder:
 
     def note(self, session: str, given: object, effects: Sequence[Effect]) -> None:
         """An input of the session, and what followed. Nothing for one that is not recorded."""
-        if (notes := self._notes.get(session)) is not None:
-            notes.append(noted(self._now_s(), given, effects))
+        if session in self._notes:
+            self._notes[session].append(noted(self._now_s(), given, effects))
 
     def connection(self, session: str, happened: str) -> None:
         """What became of the client's connection, as `wire.recorded.Connection` has it."""

@@ -23,10 +23,10 @@ def noted(at_s: float, given: object, effects: Sequence[Effect]) -> Note:
     """What is kept, for a second or so, of an input and what followed. Of a message of audio that became one frame, as
     nearly all are, it is that frame, which others keep as well: all else of it is freed while it is at hand.
     """
-    if given.__class__ is bytes and len(effects) == 1:
-        effect = effects[0]
-        if effect.__class__ is Append and effect.entry.__class__ is AudioFrame:
-            return at_s, effect.entry, ()
+    if given.__class__ is bytes:
+        match effects:
+            case [Append(AudioFrame() as frame)]:
+                return at_s, frame, ()
     return at_s, given, effects
 
 

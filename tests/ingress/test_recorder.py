@@ -130,7 +130,7 @@ def test_a_frame_costs_few_calls(bus, run, calls):
     recorder, effects = Recorder(Archive(bus), POLICY, "node"), [Append(AudioFrame(0, bytes(1_600)))]
     run(recorder.begin(FACTS))
     frame = bytes(1_600)
-    assert calls(lambda: recorder.note("s", frame, effects)) <= 8
+    assert calls(lambda: recorder.note("s", frame, effects)) <= 6
     assert calls(lambda: recorder.note("another", frame, effects)) <= 4
     notes: list[Note] = [noted(1.0, frame, [Append(AudioFrame(800 * number, frame))]) for number in range(20)]
     assert calls(lambda: developed(notes)) <= 20 * 2 + 20
