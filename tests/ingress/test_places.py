@@ -166,6 +166,7 @@ def test_a_pool_that_a_replay_of_another_node_fills_is_not_full_for_a_live_sessi
             async with here.client("/v3/ws?replay=true") as replay:
                 await begin(replay)
                 await report(0, held=1)
+                await nodes.wait_until(lambda: there.ingress._pools.room("english") == 0)
                 async with there.client() as live:
                     assert await rest(live) == error(3009, FULL), "as far as is known, live sessions fill it"
                 await report(0, held=1, replays=1)
