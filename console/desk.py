@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 #: What was found is good for so long; services are asked for their metrics less often.
 FRESH_S = 1.0
 METRICS_S = 5.0
+#: A worker has written what it did last so long after a session's end, in seconds; it does every `wire.scribe.FLUSH_S`.
+WRITTEN_S = 5.0
 #: One service's metrics: longest wait, and largest page.
 METRICS_TIMEOUT_S = 2.0
 MAX_PAGE_BYTES = 2**22
@@ -64,14 +66,18 @@ class Desk:
         """What there is to look at. Raises BusUnavailable."""
         return overview.recordings(await self._archive.listing())
 
-    async def report(self, session: str) -> str:
-        """A recording's page. One is made at a time: an hour of sound takes seconds and some hundred MB.
+    async def report(self, session: str) -> tuple[str, bool]:
+        """A recording's page, and whether there will be more to show in a second: its session is just over, and the
+        worker still writes. One is made at a time: an hour of sound takes seconds and some hundred MB.
 
         Raises NoRecording; Locked and TooNew for one that cannot be read; BusUnavailable.
         """
         async with self._drawing:
             recording = await self._archive.load(session)
-            return await asyncio.to_thread(lambda: report.render(recording, flac(recording.pcm)))
+            page = await asyncio.to_thread(lambda: report.render(recording, flac(recording.pcm)))
+        end = recording.end
+        just_over = end is not None and abs(time.time() - end.ended_s) < WRITTEN_S
+        return page, just_over and bool(recording.unexplained)
 
     async def _look(self) -> dict[str, Any]:
         try:

@@ -120,7 +120,7 @@ class Site:
         """A recording's own page, under its own policy; with `?save`, a file to keep."""
         name = request.path_params["session"]
         try:
-            page = await self._desk.report(name)
+            page, more_soon = await self._desk.report(name)
         except NoRecording as error:
             return PlainTextResponse(f"{error}\n", HTTPStatus.NOT_FOUND)
         except EntryError as error:
@@ -129,6 +129,8 @@ class Site:
         if "save" in request.query_params:
             safe = re.sub(r"[^\w-]", "_", name, flags=re.ASCII)
             headers["Content-Disposition"] = f'attachment; filename="{safe}.html"'
+        elif more_soon:
+            headers["Refresh"] = "1"
         return HTMLResponse(page, headers=headers)
 
     async def _room(self, _: Request) -> Response:

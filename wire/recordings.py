@@ -6,7 +6,7 @@ is silence.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ from wire.recorded import (
     Batch,
     Decided,
     Item,
+    Published,
     SessionEnd,
     SessionFacts,
     Stepped,
@@ -123,6 +124,18 @@ class Recording:
     def decisions(self) -> list[Decided]:
         return self.of(Decided)
 
+    @cached_property
+    def unexplained(self) -> tuple[Told, ...]:
+        """A worker's messages that stand here without what the worker writes of them. It does so a second or two after
+        they were sent; one that was killed does not.
+        """
+        known = {(one.generation, one.sequence) for one in self.of(Published)}
+        return tuple(
+            told
+            for told in self.of(Told)
+            if told.generation >= 0 and (told.generation, told.sequence) not in known
+        )
+
     @property
     def speech(self) -> list[tuple[int, float]]:
         """(audio time at which a hop ends, in ms; probability that someone speaks), in order of audio time."""
@@ -151,7 +164,16 @@ def assemble(
     for batch in found:
         if batch.writer.startswith(RECOVERED):
             items += _news(batch.items, items)
-    return Recording(facts, end, tuple(sorted(items, key=lambda item: item.at_s)), tuple(told))
+    recording = Recording(facts, end, tuple(sorted(items, key=lambda item: item.at_s)), tuple(told))
+    return replace(recording, faults=(*told, *_untold(recording))) if end else recording
+
+
+def _untold(recording: Recording) -> Iterator[str]:
+    """Of workers that have written of the session, which have not written of all."""
+    behind = {told.generation for told in recording.unexplained}
+    for take in recording.takes:
+        if take.generation in behind:
+            yield f"what {take.worker} did last is not written: it has not come to it yet, or died first"
 
 
 def _news(recovered: Iterable[Item], items: Iterable[Item]) -> list[Item]:

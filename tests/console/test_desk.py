@@ -141,7 +141,8 @@ def test_recordings_are_listed_and_told(run, bus: Bus, recording: Recording):
         )
         assert row["bytes"] == told["bytes"] > 30_000
         assert 0 < row["left_s"] <= 60
-        page = await desk.report("some-id")
+        page, more_soon = await desk.report("some-id")
+        assert not more_soon
         assert page.startswith("<!doctype html>")
         assert "data:audio/flac" in page
         with pytest.raises(NoRecording):
@@ -159,7 +160,7 @@ def test_what_is_sealed_is_listed_and_told_with_the_key_alone(run, bus: Bus, rec
         assert "RECORD_KEY" in row["fault"]
         with pytest.raises(Locked, match="RECORD_KEY"):
             await Desk(bus).report("some-id")
-        assert "Hello world." in await Desk(bus, record_key=key).report("some-id")
+        assert "Hello world." in (await Desk(bus, record_key=key).report("some-id"))[0]
 
     run(scenario())
 

@@ -1,5 +1,6 @@
 """`console.site` over a real socket: pages, headers, and who gets them."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -133,9 +134,24 @@ def test_a_recording_is_a_page_with_a_policy_of_its_own(start, run, bus, recordi
         console.ask("/recordings/some-id?save").headers["content-disposition"]
         == 'attachment; filename="some-id.html"'
     )
+    assert "refresh" not in answer.headers
     assert (sealed := console.ask("/recordings/sealed")).status == 409
     assert "RECORD_KEY" in sealed.text
     assert console.ask("/recordings/none").status == 404
+
+
+@pytest.mark.parametrize(("ago_s", "again"), [(0, True), (60, False)])
+def test_a_page_comes_again_while_the_worker_may_still_write(ago_s, again, start, run, bus, recording):
+    console = start()
+    over = replace(recording, end=replace(recording.end, ended_s=time.time() - ago_s))
+    whole = replace(over, items=tuple(item for item in over.items if item not in over.unexplained))
+    assert over.unexplained
+    run(Archive(bus).put(over, 60, 10**7))
+    assert ("refresh" in console.ask("/recordings/some-id").headers) is again
+    assert "refresh" not in console.ask("/recordings/some-id?save").headers
+    run(Archive(bus).erase("some-id"))
+    run(Archive(bus).put(whole, 60, 10**7))
+    assert "refresh" not in console.ask("/recordings/some-id").headers
 
 
 def test_live_sessions_are_counted_and_the_key_is_not_told(start):

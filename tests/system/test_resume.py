@@ -107,8 +107,9 @@ async def recorded(site: Site) -> list[Recording]:
 
 
 def all_ended(recordings: list[Recording]) -> list[Recording]:
-    """They, once all of them have been written to the end."""
-    return recordings if all(recording.end for recording in recordings) else []
+    """They, once all of them have been written to the end, by the worker as well."""
+    whole = all(recording.end and not recording.unexplained for recording in recordings)
+    return recordings if whole else []
 
 
 #: In the middle of what is said second, in seconds.
@@ -158,7 +159,7 @@ def test_the_node_is_killed_in_the_middle_of_a_turn_and_another_one_goes_on(site
             wait_until_sync(lambda: in_the_second_turn(heard))
 
     undisturbed = talk(site.url, halt)
-    wait_until_sync(lambda: all_ended(asyncio.run(recorded(site))))  # its node has written the end
+    wait_until_sync(lambda: all_ended(asyncio.run(recorded(site))))  # its node and its worker have written the end
     with Proxy(site.ports["ingress"]) as proxy:
 
         def disturb(heard: Heard, sent_s: float) -> None:

@@ -15,6 +15,7 @@ from wire.recorded import (
     Batch,
     Decided,
     Item,
+    Published,
     Said,
     SessionEnd,
     SessionFacts,
@@ -37,6 +38,7 @@ def recorded() -> Recording:
         Taken(100.05, 1, "ada", "moonshine", "12ab", "0.1.0"),
         Stepped(100.3, 1, 100.2, 100.25, 0, 64, 2, 32, 32, (10, 900)),
         Decided(100.5, 1, 0, "silent", 900, 1000, {"silence_ms": 400, "last_word": None}),
+        Published(100.55, 1, 1, "FINAL", 100.5, 1000, 0, final=True),
     ]
     return assemble(
         FACTS,
@@ -89,6 +91,19 @@ def test_missing_parts_are_told_by_writer():
         "1 items were written by a later release, and are passed over",
         "2 items cannot be read",
     )
+
+
+def test_a_worker_that_has_not_written_of_all_that_was_told_is_named_once_the_session_is_over():
+    whole = recorded()
+    behind = tuple(item for item in whole.items if not isinstance(item, Published))
+    batch = Batch("all", 0, behind)
+    assert whole.unexplained == ()
+    assert assemble(FACTS, None, [batch]).faults == (), "it is still at it"
+    late = assemble(FACTS, whole.end, [batch])
+    assert late.faults == ("what ada did last is not written: it has not come to it yet, or died first",)
+    assert late.unexplained == tuple(whole.of(Told))
+    unheard = Batch("all", 0, tuple(item for item in behind if not isinstance(item, Taken)))
+    assert assemble(FACTS, whole.end, [unheard]).faults == (), "a worker without the key writes nothing"
 
 
 def test_exported_and_loaded_it_is_the_same():
