@@ -140,7 +140,7 @@ def test_a_recording_is_a_page_with_a_policy_of_its_own(start, run, bus, recordi
     assert console.ask("/recordings/none").status == 404
 
 
-@pytest.mark.parametrize(("ago_s", "again"), [(0, True), (60, False)])
+@pytest.mark.parametrize("ago_s, again", [(0, True), (60, False)])
 def test_a_page_comes_again_while_the_worker_may_still_write(ago_s, again, start, run, bus, recording):
     console = start()
     over = replace(recording, end=replace(recording.end, ended_s=time.time() - ago_s))
