@@ -6,6 +6,7 @@ the kernel's part, the loop's, ours.
 """
 
 import asyncio
+import gc
 import socket
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -89,6 +90,7 @@ async def running(redis_url: str, count: int, env: Mapping[str, object]) -> Asyn
     bus, drain = Bus(settings.redis_url, Keys(settings.namespace)), asyncio.Event()
     probe = Probe(up.LOCAL_HOST, 0)
     ingress = Ingress(settings, bus, probe)
+    gc.freeze()  # as the service does (`wire/service.py`)
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(ingress.run(drain))
@@ -103,4 +105,5 @@ async def running(redis_url: str, count: int, env: Mapping[str, object]) -> Asyn
                 inside.leave()
                 drain.set()
     finally:
+        gc.unfreeze()
         await bus.close()

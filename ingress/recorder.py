@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from ingress.consent import Policy, Record
 from ingress.session import Append, Effect, Reply
-from ingress.tape import developed, noted
+from ingress.tape import Tape
 from wire import metrics
 from wire.archive import Archive
 from wire.entries import AudioEntry
@@ -36,8 +36,8 @@ class Recorder:
         self._policy = policy
         self._instance = instance
         self._writer = f"ingress {instance}"
-        self._scribe = Scribe(archive, developed)
-        self._now_s, self._notes = self._scribe.now_s, self._scribe.notes
+        self._scribe = Scribe(archive, Tape)
+        self._now_s, self._tapes = self._scribe.now_s, self._scribe.tapes
         #: What the offers of recorded sessions say.
         self.mark = archive.mark
 
@@ -79,8 +79,8 @@ class Recorder:
 
     def note(self, session: str, given: object, effects: Sequence[Effect]) -> None:
         """An input of the session, and what followed. Nothing for one that is not recorded."""
-        if session in self._notes:
-            self._notes[session].append(noted(self._now_s(), given, effects))
+        if session in self._tapes:
+            self._tapes[session].note(self._now_s(), given, effects)
 
     def connection(self, session: str, happened: str) -> None:
         """What became of the client's connection, as `wire.recorded.Connection` has it."""

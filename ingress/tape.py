@@ -4,44 +4,74 @@ The client's secrets are left out: parameters that concern ingress alone are in 
 """
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from ingress import session
 from ingress.session import Append, CloseWith, Effect, Reply
 from wire.entries import AudioFrame, Control, SessionEvent
-from wire.recorded import Audio, Connection, Dropped, Item, Ordered, Said, Sound, Told, sounds
+from wire.recorded import BATCH_BYTES, Audio, Connection, Dropped, Item, Ordered, Said, Sound, Told
+
+logger = logging.getLogger(__name__)
 
 _RESUMED = '"type":"Resumed"}'
 _TOKEN = "resume_token"  # noqa: S105 its name in Begin
 
 
-#: When something happened to a session, what it was, and what followed; of audio, the frame that it became (`noted`).
-Note = tuple[float, object, Sequence[Effect]]
+#: A sound is cut when it has reached so many bytes: half a batch.
+MOST_BYTES = BATCH_BYTES // 2
 
 
-def noted(at_s: float, given: object, effects: Sequence[Effect]) -> Note:
-    """What is kept, for a second or so, of an input and what followed. Of a message of audio that became one frame, as
-    nearly all are, it is that frame, which others keep as well: all else of it is freed while it is at hand.
+class Tape:
+    """What a node notes of one session until `take`.
+
+    Of a message of audio that became one frame, as nearly all are, that is its sound, which others keep as well, and
+    when it came: nothing is made for it, and nothing looked at again when it is no longer at hand.
     """
-    if given.__class__ is bytes:
-        match effects:
-            case [Append(AudioFrame() as frame)]:
-                return at_s, frame, ()
-    return at_s, given, effects
 
+    __slots__ = ("_begin", "_end", "_others", "_pieces", "_session", "_sounds")
 
-def developed(notes: Iterable[Note]) -> list[Item | Sound]:
-    """A stretch of one session, as it is recorded. Frames that follow one another become one `Sound`, before what
-    stands between them: whoever reads goes by the times.
-    """
-    times_s, frames, others = list[float](), list[AudioFrame](), list[Item]()
-    for at_s, given, effects in notes:
-        if given.__class__ is AudioFrame:
-            times_s.append(at_s)
-            frames.append(given)
-        else:
-            others += items(given, effects, at_s)
-    return [*sounds(times_s, frames), *others]
+    def __init__(self, session: str) -> None:
+        self._session = session
+        self._begin, self._end = 0, -1  # of the open sound: where in the audio it begins, and reaches
+        self._pieces: list[Any] = []  # of it: when each came, and the piece, by turns
+        self._sounds: list[Sound] = []
+        self._others: list[tuple[float, object, Sequence[Effect]]] = []
+
+    def note(self, at_s: float, given: object, effects: Sequence[Effect]) -> None:
+        """An input of the session, as `items` has it, and what followed."""
+        if given.__class__ is bytes:
+            match effects:
+                case [Append(AudioFrame(position, pcm))]:
+                    if position != self._end or 2 * (position - self._begin) >= MOST_BYTES:
+                        if self._pieces:
+                            self._cut()
+                        self._begin = position
+                    self._end = position + len(pcm) // 2
+                    self._pieces += at_s, pcm
+                    return
+        self._others.append((at_s, given, effects))
+
+    def take(self) -> list[Item | Sound]:
+        """What it comes to, and the tape is empty. Frames that follow one another are one `Sound`, before what stands
+        between them: whoever reads goes by the times.
+        """
+        if self._pieces:
+            self._cut()
+        found: list[Item | Sound] = [*self._sounds]
+        for at_s, given, effects in self._others:
+            try:
+                found += items(given, effects, at_s)
+            except Exception:  # a bug must not end the session, nor its neighbours; the rest is recorded
+                logger.exception("Not recorded", extra={"session": self._session})
+        self._sounds, self._others = [], []
+        return found
+
+    def _cut(self) -> None:
+        size = 2 * (self._end - self._begin)
+        self._sounds.append(Sound(self._begin, self._pieces[::2], self._pieces[1::2], size))
+        self._pieces, self._end = [], -1
 
 
 def items(given: object, effects: Iterable[Effect], at_s: float) -> list[Item]:
@@ -51,8 +81,11 @@ def items(given: object, effects: Iterable[Effect], at_s: float) -> list[Item]:
     What a client that is back is told again has been recorded when it was first told. Of a text message, the audio that
     it pushed out of decoder and resampler comes first: it lies before the place that the order is for.
     """
-    if isinstance(given, Connection):
-        return [given]
+    match given, effects:
+        case Connection(), _:
+            return [given]
+        case SessionEvent(generation=generation, sequence=sequence), [Reply(text)]:  # as nearly always
+            return [Told(at_s, _without_token(text), generation, sequence)]
     performed = list(effects)
     if performed and isinstance(performed[0], Reply) and performed[0].text.endswith(_RESUMED):
         return [Connection(at_s, "resumed")]

@@ -83,7 +83,7 @@ class Offer:
     params: dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class AudioFrame:
     """16-bit little-endian mono PCM at 16 kHz, as received in one client message; `position` is its first sample."""
 

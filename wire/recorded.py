@@ -11,14 +11,15 @@ A batch is packed as `[FORMAT, writer, number, [[kind, ...], ...]]`. Later forma
 fields at the end of a kind: a reader passes over what it does not know. Any other change is a new FORMAT.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
-from itertools import accumulate, groupby
 from operator import attrgetter
 from typing import Any, TypeVar, get_type_hints
 
-from wire.entries import AudioFrame, pack_value, unpack_value
+import msgpack  # type: ignore[import-untyped]
+
+from wire.entries import pack_value, unpack_value
 from wire.errors import EntryError
 
 FORMAT = 1
@@ -228,6 +229,10 @@ KINDS: Mapping[int, type[Item]] = {
 _NUMBERS = {kind: number for number, kind in KINDS.items()}
 _SOUND = 12
 
+_PACKER = msgpack.Packer()
+#: Of msgpack: the length of bytes comes next, in 4 of them.
+_BIN_32 = b"\xc6"
+
 
 @dataclass(frozen=True, slots=True)
 class Sound:
@@ -237,24 +242,6 @@ class Sound:
     times_s: Sequence[float]
     pieces: Sequence[bytes]
     size: int
-
-
-def sounds(times_s: Sequence[float], frames: Sequence[AudioFrame]) -> list[Sound]:
-    """Frames in their order, and when each came, as few sounds of about half of BATCH_BYTES at most."""
-    pieces = [frame.pcm for frame in frames]
-    reached = list(accumulate(map(len, pieces), initial=0))
-    # Where the sound would begin if all were one: the same for frames that follow one another.
-    places = [
-        (frame.position - before // 2, before // (BATCH_BYTES // 2))
-        for frame, before in zip(frames, reached, strict=False)
-    ]
-    found, first = list[Sound](), 0
-    for _, same in groupby(places):
-        last = first + len(list(same))
-        size = reached[last] - reached[first]
-        found.append(Sound(frames[first].position, times_s[first:last], pieces[first:last], size))
-        first = last
-    return found
 
 
 @dataclass(frozen=True)
@@ -300,15 +287,24 @@ class Batch:
 # packing
 
 
-def pack_item(item: Item | Sound) -> list[Any]:
-    """For `pack_batch`."""
-    if isinstance(item, Sound):
-        return [_SOUND, item.position, item.times_s, list(map(len, item.pieces)), b"".join(item.pieces)]
-    return [_NUMBERS[type(item)], *_values(item)]
-
-
-def pack_batch(writer: str, number: int, items: Iterable[Item | Sound]) -> bytes:
-    return pack_value([FORMAT, writer, number, [pack_item(item) for item in items]])
+def pack_batch(writer: str, number: int, items: Sequence[Item | Sound]) -> bytes:
+    """[FORMAT, writer, number, items], each item a list that begins with its kind's number."""
+    pack, head = _PACKER.pack, _PACKER.pack_array_header
+    parts = [head(4), pack(FORMAT), pack(writer), pack(number), head(len(items))]
+    for item in items:
+        if isinstance(item, Sound):
+            about = [item.position, item.times_s, list(map(len, item.pieces))]
+            # What frames hold is copied once, to its place in the batch.
+            parts += [
+                head(5),
+                pack(_SOUND),
+                *map(pack, about),
+                _BIN_32 + item.size.to_bytes(4, "big"),
+                *item.pieces,
+            ]
+        else:
+            parts.append(pack([_NUMBERS[type(item)], *_values(item)]))
+    return b"".join(parts)
 
 
 I = TypeVar("I", bound=Item | Sound)  # noqa: E741 an item

@@ -1,10 +1,10 @@
 """Writes recordings beside what it must not disturb: notes are taken as things happen, and made into items later.
 
-    open -> keep* -> close, for each session that is recorded;  run for the process's life, flush once after it
+    open -> note* -> close, for each session that is recorded;  run for the process's life, flush once after it
 
-Taking a note is an append to a list, for `notes` of `writes(session)`. About once a second the notes of a session are
-*developed* into items, packed and sealed, a few sessions at a time, so that nobody waits long for it; and what several
-sessions have to write goes to Redis in one command, since a command costs more than what it carries.
+Each session has a tape, which takes notes in its own way. About once a second what is on it is made into items, packed
+and sealed, a few sessions at a time, so that nobody waits long for it; and what several sessions have to write goes to
+Redis in one command, since a command costs more than what it carries.
 
 What Redis is slow to take waits, bounded, and is dropped beyond that, which the recording tells. A recording that was
 erased, or has reached its limit, is not written any more.
@@ -14,9 +14,9 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 from wire import metrics
 from wire.archive import Archive, Place, Written
@@ -33,8 +33,30 @@ GROUP = 16
 #: Most that waits to be written, of all sessions of a process, and that is written in one round trip, in bytes.
 MAX_WAITING_BYTES, SLICE_BYTES = 32 * 2**20, 2**20
 
-#: Makes items of what the process has noted of one session, in order.
-Develop = Callable[[Sequence[Any]], list[Item | Sound]]
+
+class Tape(Protocol):
+    """What a process notes of one session: how it does is its own affair."""
+
+    def take(self) -> list[Item | Sound]:
+        """What was noted since the last time, in order. Never raises."""
+        ...
+
+
+T = TypeVar("T", bound=Tape)
+
+
+class Items:
+    """A tape for whoever notes items."""
+
+    def __init__(self, _: str) -> None:
+        self._noted: list[Item | Sound] = []
+
+    def note(self, item: Item | Sound) -> None:
+        self._noted.append(item)
+
+    def take(self) -> list[Item | Sound]:
+        found, self._noted = self._noted, []
+        return found
 
 
 @dataclass(eq=False)
@@ -48,7 +70,7 @@ class _Reel:
     writer: str
     place: Place
     box: Box
-    notes: list[Any] = field(default_factory=list)
+    tape: Tape
     number: int = 0
     missed: int = 0
     gone: bool = False
@@ -65,21 +87,21 @@ class _Part:
     is_end: bool = False
 
 
-class Scribe:
-    """See the module. Without `develop` notes are items. `now_s`: Unix time."""
+class Scribe(Generic[T]):
+    """See the module. `tape` makes one for a session; `now_s`: Unix time."""
 
     def __init__(
         self,
         archive: Archive,
-        develop: Develop = list,
+        tape: Callable[[str], T],
         now_s: Callable[[], float] = time.time,
         most_bytes: int = MAX_WAITING_BYTES,
     ) -> None:
         self.now_s = now_s
-        #: Where notes of a session are appended, in a hurry; sessions of which nothing is written are not there.
-        self.notes: dict[str, list[Any]] = {}
+        #: Those of sessions that are recorded; nothing is written of others.
+        self.tapes: dict[str, T] = {}
         self._archive = archive
-        self._develop = develop
+        self._tape = tape
         self._most_bytes = most_bytes
         self._reels: dict[str, _Reel] = {}
         self._waiting: deque[_Part] = deque()
@@ -90,25 +112,15 @@ class Scribe:
         """Take notes of this session; a writer's name is used once for a session."""
         if (older := self._reels.get(session)) is not None:
             self._pack(older)
-        self._reels[session] = reel = _Reel(
-            session, writer, self._archive.place(session), self._archive.box(session)
-        )
-        self.notes[session] = reel.notes
-
-    def writes(self, session: str) -> bool:
-        """Whether what is noted of this session has somewhere to go."""
-        return session in self.notes
-
-    def keep(self, session: str, note: Any) -> None:
-        """Costs next to nothing; for a session that is not recorded, nothing."""
-        if (notes := self.notes.get(session)) is not None:
-            notes.append(note)
+        self.tapes[session] = tape = self._tape(session)
+        place, box = self._archive.place(session), self._archive.box(session)
+        self._reels[session] = _Reel(session, writer, place, box, tape)
 
     def close(self, session: str, end: SessionEnd | None = None) -> None:
         """Nothing more comes of it from here; `end`: how the session ended, where that is ours to say."""
         if (reel := self._reels.get(session)) is not None and not reel.closed:
             reel.closed, reel.end = True, end
-            self.notes.pop(session, None)
+            self.tapes.pop(session, None)
 
     # ---- writing
 
@@ -162,23 +174,11 @@ class Scribe:
                 self._send(_Part(reel, self._archive.sealed_end(reel.session, reel.end), is_end=True))
 
     def _items(self, reel: _Reel) -> list[Item | Sound]:
-        notes = reel.notes.copy()
-        reel.notes.clear()  # it is this list that is appended to
-        try:
-            items = self._develop(notes) if notes else []
-        except Exception:  # noqa: BLE001 a bug must not end the session, nor its neighbours; the note is found and told
-            items = [item for note in notes for item in self._of_one(reel, note)]
+        items = reel.tape.take()
         if reel.missed and self._bytes < self._most_bytes:
             items.append(Missed(self.now_s(), reel.missed, "Redis was too slow to take them"))
             reel.missed = 0
         return items
-
-    def _of_one(self, reel: _Reel, note: Any) -> list[Item | Sound]:
-        try:
-            return self._develop([note])
-        except Exception:
-            logger.exception("Not recorded", extra={"session": reel.session})
-            return []
 
     def _send(self, part: _Part) -> None:
         self._waiting.append(part)
@@ -205,6 +205,6 @@ class Scribe:
 
     def _refused(self, reel: _Reel, result: Written) -> None:
         reel.gone |= result is Written.GONE
-        if self.notes.get(reel.session) is reel.notes:
-            del self.notes[reel.session]
+        if self.tapes.get(reel.session) is reel.tape:
+            del self.tapes[reel.session]
             logger.info("Not recorded any more: erased, or full", extra={"session": reel.session})

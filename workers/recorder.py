@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from wire.archive import Archive
 from wire.entries import Lease, Publication
 from wire.errors import BusUnavailable
-from wire.recorded import OFFER_RECORDED, Decided, Published, Stepped, Taken
+from wire.recorded import OFFER_RECORDED, Decided, Item, Published, Stepped, Taken
 from wire.release import software
-from wire.scribe import Scribe
+from wire.scribe import Items, Scribe
 from workers.recognizer import Hypothesis, Spec
 from workers.seat import Seat
 from workers.turns import Flush
@@ -43,7 +43,7 @@ class Recorder:
         self._spec = spec
         self._digest = digest
         self._took_s, self._sessions = 0.0, 0
-        self._scribe = Scribe(archive)
+        self._scribe = Scribe(archive, Items)
         self._tracks: dict[str, _Track] = {}
 
     # Called by the engine as things happen; `now_s` in what follows is Unix time, as everywhere in recordings.
@@ -62,7 +62,7 @@ class Recorder:
         self._tracks[seat.session] = _Track(lease.generation, seat.position, now_s)
         place = (seat.tracker.order, begin_ms, begin_ms - seat.origin_ms)
         what = (self._worker, self._spec.model, self._digest, software())
-        self._scribe.keep(seat.session, Taken(now_s, lease.generation, *what, *place))
+        self._note(seat.session, Taken(now_s, lease.generation, *what, *place))
 
     def read(self, seat: Seat) -> None:
         """New audio of the session has been read, and waits for its step."""
@@ -88,7 +88,7 @@ class Recorder:
         times = (now_s, track.generation, queued_s, begun_s)
         heard = (seat.ms(begin), seat.ms(stepped), self._sessions)
         step = Stepped(*times, *heard, *self._speech(hypothesis), held=hypothesis.held)
-        self._scribe.keep(seat.session, step)
+        self._note(seat.session, step)
 
     def decided(self, seat: Seat, flush: Flush) -> None:
         """A turn is to end."""
@@ -96,7 +96,7 @@ class Recorder:
         if why is None or (track := self._tracks.get(seat.session)) is None:
             return
         place = (track.generation, seat.tracker.order, why.rule, why.at_ms, why.now_ms)
-        self._scribe.keep(seat.session, Decided(self._scribe.now_s(), *place, dict(why.numbers)))
+        self._note(seat.session, Decided(self._scribe.now_s(), *place, dict(why.numbers)))
 
     def published(self, publications: Iterable[Publication], lost: Sequence[Lease]) -> None:
         """These are in Redis, save those of lost leases."""
@@ -111,7 +111,7 @@ class Recorder:
                 begin = (saved.turn_order, Seat.ms(saved.position)) if saved else (-1, -1)
                 place = (event.generation, event.sequence, event.event.name, track.decided_s)
                 told = (event.audio_ms, event.turn_order, event.final)
-                self._scribe.keep(lease.session, Published(now_s, *place, *told, *begin))
+                self._note(lease.session, Published(now_s, *place, *told, *begin))
 
     def left(self, lease: Lease) -> None:
         """The session is this worker's no more."""
@@ -129,6 +129,10 @@ class Recorder:
     async def flush(self) -> None:
         """Raises BusUnavailable."""
         await self._scribe.flush()
+
+    def _note(self, session: str, item: Item) -> None:
+        if (tape := self._scribe.tapes.get(session)) is not None:
+            tape.note(item)
 
     def _speech(self, hypothesis: Hypothesis) -> tuple[int, int, tuple[int, ...]]:
         """Where the first hop ends, how long one is, and what each was, as `Stepped` has them."""

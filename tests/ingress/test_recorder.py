@@ -8,7 +8,7 @@ import pytest
 from ingress.consent import Policy, Record
 from ingress.recorder import Recorder
 from ingress.session import Append, Reply
-from ingress.tape import Note, developed, noted
+from ingress.tape import Tape
 from wire.archive import Archive
 from wire.entries import AudioEntry, AudioFrame, Control, Order
 from wire.keys import Keys
@@ -132,8 +132,10 @@ def test_a_frame_costs_few_calls(bus, run, calls):
     frame = bytes(1_600)
     assert calls(lambda: recorder.note("s", frame, effects)) <= 6
     assert calls(lambda: recorder.note("another", frame, effects)) <= 4
-    notes: list[Note] = [noted(1.0, frame, [Append(AudioFrame(800 * number, frame))]) for number in range(20)]
-    assert calls(lambda: developed(notes)) <= 20 * 2 + 20
+    tape = Tape("s")
+    for number in range(20):
+        tape.note(1.0, frame, [Append(AudioFrame(800 * number, frame))])
+    assert calls(tape.take) <= 20 * 2 + 20
 
 
 def test_all_together_are_kept_within_their_limit(bus, run, wait_until):

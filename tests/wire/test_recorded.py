@@ -6,10 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wire import recorded
-from wire.entries import AudioFrame
 from wire.errors import EntryError
 from wire.recorded import (
-    BATCH_BYTES,
     FORMAT,
     KINDS,
     Audio,
@@ -17,12 +15,11 @@ from wire.recorded import (
     Said,
     SessionEnd,
     SessionFacts,
+    Sound,
     TooNew,
     pack_batch,
     pack_end,
     pack_facts,
-    portions,
-    sounds,
     unpack_batch,
     unpack_end,
     unpack_facts,
@@ -97,27 +94,16 @@ frames = st.lists(
 )
 
 
-@given(st.integers(0, 2**40), frames, st.integers(0, 5))
-def test_frames_that_were_gathered_come_out_one_by_one(position, given, gap_at):
+@given(st.integers(0, 2**40), frames)
+def test_frames_that_were_gathered_come_out_one_by_one(position, given):
+    at_s, pieces = zip(*given, strict=True)
+    sound = Sound(position, at_s, pieces, sum(map(len, pieces)))
     wanted, start = [], position
-    for number, (at_s, pcm) in enumerate(given):
-        start += 7 * (number == gap_at)
-        wanted.append(Audio(at_s, start, pcm))
+    for came_s, pcm in given:
+        wanted.append(Audio(came_s, start, pcm))
         start += len(pcm) // 2
-    gathered = sounds(
-        [audio.at_s for audio in wanted], [AudioFrame(audio.position, audio.pcm) for audio in wanted]
-    )
-    assert len(gathered) <= 2
-    assert unpack_batch(pack_batch("here", 0, gathered)) == Batch("here", 0, tuple(wanted))
-    assert sum(map(weight, gathered)) == sum(map(weight, wanted))
-
-
-def test_frames_are_gathered_not_without_end():
-    given = [AudioFrame(16_000 * number, bytes(32_000)) for number in range(20)]
-    gathered = sounds([float(number) for number in range(20)], given)
-    assert all(sound.size <= BATCH_BYTES for sound in gathered)
-    assert [portion for portion in portions(gathered) if sum(map(weight, portion)) > 2 * BATCH_BYTES] == []
-    assert sum(len(sound.pieces) for sound in gathered) == 20
+    assert unpack_batch(pack_batch("here", 0, [sound])) == Batch("here", 0, tuple(wanted))
+    assert weight(sound) == sum(map(weight, wanted))
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,12 @@
 """Writing beside: batches in order, bounded, through outages, and never to what was erased."""
 
-import logging
-from collections.abc import Sequence
-
 import pytest
 
 from wire.archive import Archive
-from wire.entries import AudioFrame
 from wire.errors import BusUnavailable
 from wire.keys import Keys
-from wire.recorded import Item, Missed, Said, SessionEnd, SessionFacts, Sound, sounds
-from wire.scribe import Scribe
+from wire.recorded import Missed, Said, SessionEnd, SessionFacts, Sound
+from wire.scribe import Items, Scribe
 from wire.streams import Bus
 
 FACTS = SessionFacts("s", 100.0)
@@ -25,16 +21,16 @@ def archive(bus, run) -> Archive:
 
 
 def test_items_arrive_in_their_order_and_the_end_after_them(archive, run):
-    scribe = Scribe(archive)
+    scribe = Scribe(archive, Items)
     scribe.open("s", "ingress")
     said = [Said(float(number), str(number)) for number in range(5)]
     for item in said[:3]:
-        scribe.keep("s", item)
+        scribe.tapes["s"].note(item)
     run(scribe.flush())
     for item in said[3:]:
-        scribe.keep("s", item)
+        scribe.tapes["s"].note(item)
     scribe.close("s", END)
-    scribe.keep("s", Said(9.0, "too late"))
+    assert not scribe.tapes, "it would be too late"
     run(scribe.flush())
     recording = run(archive.load("s"))
     assert recording.items == tuple(said)
@@ -42,36 +38,11 @@ def test_items_arrive_in_their_order_and_the_end_after_them(archive, run):
     assert not scribe._reels
 
 
-def test_notes_become_items_once_and_one_that_cannot_costs_only_itself(archive, run, caplog):
-    developed: list[int] = []
-
-    def develop(notes: Sequence[str]) -> list[Item | Sound]:
-        developed.append(len(notes))
-        return [Said(float(note), note) for note in notes]
-
-    scribe = Scribe(archive, develop)
-    scribe.open("s", "ingress")
-    for note in ("1", "2", "3"):
-        scribe.keep("s", note)
-        scribe.notes["s"].append(note)
-    run(scribe.flush())
-    assert developed == [6]
-    for note in ("4", "no number", "5"):
-        scribe.keep("s", note)
-    with caplog.at_level(logging.ERROR):
-        run(scribe.flush())
-    assert "Not recorded" in caplog.text
-    recording = run(archive.load("s"))
-    assert [item.text for item in recording.of(Said)] == ["1", "1", "2", "2", "3", "3", "4", "5"]
-    assert not recording.faults
-
-
 def test_a_note_costs_few_calls_and_a_second_of_a_session_too(archive, run, calls):
-    scribe = Scribe(archive)
+    scribe = Scribe(archive, Items)
     scribe.open("s", "ingress")
-    frames = [AudioFrame(800 * number, bytes(1_600)) for number in range(20)]
-    [sound] = sounds([float(number) for number in range(20)], frames)
-    assert calls(lambda: scribe.keep("s", sound)) <= 5
+    sound = Sound(0, [float(number) for number in range(20)], 20 * [bytes(1_600)], 32_000)
+    assert calls(lambda: scribe.tapes["s"].note(sound)) <= 5
     reel = scribe._reels["s"]
     assert calls(lambda: scribe._pack(reel)) <= 40
     assert len(scribe._waiting) == 1
@@ -80,21 +51,20 @@ def test_a_note_costs_few_calls_and_a_second_of_a_session_too(archive, run, call
 
 
 def test_what_is_not_recorded_costs_nothing(archive, run):
-    scribe = Scribe(archive)
-    scribe.keep("another", Said(1.0, "hello"))
+    scribe = Scribe(archive, Items)
     scribe.close("another", END)
     run(scribe.flush())
-    assert not scribe.writes("another")
+    assert not scribe.tapes
     assert scribe._bytes == 0
 
 
 def test_what_finds_no_room_is_dropped_and_told(archive, run, keys: Keys):
-    scribe = Scribe(archive, now_s=lambda: 150.0, most_bytes=1_000)
+    scribe = Scribe(archive, Items, now_s=lambda: 150.0, most_bytes=1_000)
     away = Bus("redis://127.0.0.1:1/0", keys)
     scribe._archive = Archive(away)
     scribe.open("s", "ingress")
     for second in range(3):
-        scribe.keep("s", Said(float(second), 1_000 * "a"))
+        scribe.tapes["s"].note(Said(float(second), 1_000 * "a"))
         with pytest.raises(BusUnavailable):
             run(scribe.flush())
     assert scribe._bytes < 1_200
@@ -111,11 +81,11 @@ def test_what_finds_no_room_is_dropped_and_told(archive, run, keys: Keys):
 
 def test_many_sessions_are_written_in_one_command_each_to_its_own(bus, run, calls):
     archive, names = Archive(bus), [f"s{number}" for number in range(20)]
-    scribe = Scribe(archive)
+    scribe = Scribe(archive, Items)
     for name in names:
         run(archive.begin(SessionFacts(name, 100.0), 60.0, 10**6))
         scribe.open(name, "ingress")
-        scribe.keep(name, Said(1.0, name))
+        scribe.tapes[name].note(Said(1.0, name))
     run(archive.erase("s3"))
     scribe.close("s4", END)
     asked = []
@@ -129,7 +99,7 @@ def test_many_sessions_are_written_in_one_command_each_to_its_own(bus, run, call
     run(scribe.flush())
     assert len(asked) == 1
     assert len(asked[0][0]) == 1
-    assert [name for name in names if not scribe.writes(name)] == ["s3", "s4"]
+    assert [name for name in names if name not in scribe.tapes] == ["s3", "s4"]
     for name in names:
         if name != "s3":
             recording = run(archive.load(name))
@@ -138,15 +108,15 @@ def test_many_sessions_are_written_in_one_command_each_to_its_own(bus, run, call
 
 
 def test_an_outage_delays_and_loses_nothing(archive, run, keys: Keys):
-    scribe = Scribe(archive)
+    scribe = Scribe(archive, Items)
     scribe.open("s", "ingress")
-    scribe.keep("s", Said(1.0, "before"))
+    scribe.tapes["s"].note(Said(1.0, "before"))
     away = Bus("redis://127.0.0.1:1/0", keys)
     scribe._archive = Archive(away)
     with pytest.raises(BusUnavailable):
         run(scribe.flush())
     scribe._archive = archive
-    scribe.keep("s", Said(2.0, "after"))
+    scribe.tapes["s"].note(Said(2.0, "after"))
     run(scribe.flush())
     run(away.close())
     recording = run(archive.load("s"))
@@ -155,12 +125,12 @@ def test_an_outage_delays_and_loses_nothing(archive, run, keys: Keys):
 
 
 def test_erased_meanwhile_nothing_is_written_any_more(archive, run):
-    scribe = Scribe(archive)
+    scribe = Scribe(archive, Items)
     scribe.open("s", "ingress")
-    scribe.keep("s", Said(1.0, "before"))
+    scribe.tapes["s"].note(Said(1.0, "before"))
     run(archive.erase("s"))
     run(scribe.flush())
-    assert not scribe.writes("s")
+    assert "s" not in scribe.tapes
     scribe.close("s", END)
     run(scribe.flush())
     assert run(archive.listing()) == []
@@ -168,10 +138,10 @@ def test_erased_meanwhile_nothing_is_written_any_more(archive, run):
 
 
 def test_a_session_opened_anew_keeps_what_the_older_writer_had(archive, run):
-    scribe = Scribe(archive)
+    scribe = Scribe(archive, Items)
     for writer in ("worker 1", "worker 2"):
         scribe.open("s", writer)
-        scribe.keep("s", Said(1.0, writer))
+        scribe.tapes["s"].note(Said(1.0, writer))
     run(scribe.flush())
     recording = run(archive.load("s"))
     assert [item.text for item in recording.of(Said)] == ["worker 1", "worker 2"]
@@ -180,18 +150,18 @@ def test_a_session_opened_anew_keeps_what_the_older_writer_had(archive, run):
 def test_it_writes_by_itself_and_tells_of_failures(archive, run, wait_until):
     import asyncio
 
-    scribe = Scribe(archive)
+    scribe = Scribe(archive, Items)
     scribe.open("s", "ingress")
-    scribe.keep("s", Said(1.0, "hello"))
+    scribe.tapes["s"].note(Said(1.0, "hello"))
     failures: list[BusUnavailable] = []
 
     async def scenario() -> None:
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(scribe.run(failures.append))
-            await wait_until(lambda: not (scribe._bytes or scribe.notes["s"]))
+            await wait_until(lambda: not (scribe._bytes or scribe.tapes["s"]._noted))
             away = Bus("redis://127.0.0.1:1/0", archive._keys)
             scribe._archive = Archive(away)
-            scribe.keep("s", Said(2.0, "again"))
+            scribe.tapes["s"].note(Said(2.0, "again"))
             await wait_until(lambda: failures)
             running.cancel()
         await away.close()
