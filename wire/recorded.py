@@ -1,7 +1,7 @@
 """What a recording holds, item by item, and how it lies in Redis (docs/replay.md).
 
 A recording is a log of *batches*. Each is written by one writer, the session's ingress or the holder of its lease,
-about once a second, and holds *items*: small frozen values that say what happened, and when. Writers number their
+every two seconds, and holds *items*: small frozen values that say what happened, and when. Writers number their
 batches, so that a reader sees where some are missing. Beside the log stand the facts of the session and its end.
 
 Wall times are Unix seconds (`_s`) of the writer's own clock: clocks of two machines may differ, and what is compared

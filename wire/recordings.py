@@ -126,8 +126,8 @@ class Recording:
 
     @cached_property
     def unexplained(self) -> tuple[Told, ...]:
-        """A worker's messages that stand here without what the worker writes of them. It does so a second or two after
-        they were sent; one that was killed does not.
+        """A worker's messages that stand here without what the worker writes of them. It does so within a few
+        seconds of when they were sent; one that was killed does not.
         """
         known = {(one.generation, one.sequence) for one in self.of(Published)}
         return tuple(

@@ -2,7 +2,7 @@
 
     open -> note* -> close, for each session that is recorded;  run for the process's life, flush once after it
 
-Each session has a tape, which takes notes in its own way. About once a second what is on it is made into items, packed
+Each session has a tape, which takes notes in its own way. Every two seconds what is on it is made into items, packed
 and sealed, a few sessions at a time, so that nobody waits long for it; and what several sessions have to write goes to
 Redis in one command, since a command costs more than what it carries.
 
@@ -27,7 +27,7 @@ from wire.sealing import Box
 logger = logging.getLogger(__name__)
 
 #: How often a session's notes are packed and written, in seconds.
-FLUSH_S = 1.0
+FLUSH_S = 2.0
 #: Sessions that are packed at once.
 GROUP = 16
 #: Most that waits to be written, of all sessions of a process, and that is written in one round trip, in bytes.
