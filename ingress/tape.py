@@ -4,8 +4,7 @@ The client's secrets are left out: parameters that concern ingress alone are in 
 """
 
 import json
-import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from ingress import session
@@ -13,11 +12,8 @@ from ingress.session import Append, CloseWith, Effect, Reply
 from wire.entries import AudioFrame, Control, SessionEvent
 from wire.recorded import BATCH_BYTES, Audio, Connection, Dropped, Item, Ordered, Said, Sound, Told
 
-logger = logging.getLogger(__name__)
-
 _RESUMED = '"type":"Resumed"}'
 _TOKEN = "resume_token"  # noqa: S105 its name in Begin
-
 
 #: A sound is cut when it has reached so many bytes: half a batch.
 MOST_BYTES = BATCH_BYTES // 2
@@ -30,10 +26,9 @@ class Tape:
     when it came: nothing is made for it, and nothing looked at again when it is no longer at hand.
     """
 
-    __slots__ = ("_begin", "_end", "_others", "_pieces", "_session", "_sounds")
+    __slots__ = ("_begin", "_end", "_others", "_pieces", "_sounds")
 
-    def __init__(self, session: str) -> None:
-        self._session = session
+    def __init__(self) -> None:
         self._begin, self._end = 0, -1  # of the open sound: where in the audio it begins, and reaches
         self._pieces: list[Any] = []  # of it: when each came, and the piece, by turns
         self._sounds: list[Sound] = []
@@ -53,9 +48,9 @@ class Tape:
                     return
         self._others.append((at_s, given, effects))
 
-    def take(self) -> list[Item | Sound]:
-        """What it comes to, and the tape is empty. Frames that follow one another are one `Sound`, before what stands
-        between them: whoever reads goes by the times.
+    def take(self, failed: Callable[[Exception], None]) -> list[Item | Sound]:
+        """What it comes to; the tape is empty then. Frames that follow one another are one `Sound`, before what stands
+        between them: whoever reads goes by the times. `failed`: as `wire.scribe.Tape` has it.
         """
         if self._pieces:
             self._cut()
@@ -63,8 +58,8 @@ class Tape:
         for at_s, given, effects in self._others:
             try:
                 found += items(given, effects, at_s)
-            except Exception:  # a bug must not end the session, nor its neighbours; the rest is recorded
-                logger.exception("Not recorded", extra={"session": self._session})
+            except Exception as error:  # noqa: BLE001 a bug must not end the session; the rest is recorded
+                failed(error)
         self._sounds, self._others = [], []
         return found
 

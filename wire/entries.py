@@ -192,6 +192,17 @@ def pack_value(value: Any) -> bytes:
     return packed
 
 
+def list_head(count: int) -> bytes:
+    """What a packed list of so many values begins with; each, packed, comes next."""
+    packed: bytes = _PACKER.pack_array_header(count)
+    return packed
+
+
+def bytes_head(size: int) -> bytes:
+    """What packed bytes begin with, so many of them: they come next, and need not be copied to be packed."""
+    return b"\xc6" + size.to_bytes(4, "big")
+
+
 def unpack_value(data: bytes, most_bytes: int = MAX_ENTRY_BYTES, what: str = "entry") -> Any:
     """Raises EntryError for what is no msgpack, or too long."""
     if len(data) > most_bytes:

@@ -17,9 +17,7 @@ from functools import cache
 from operator import attrgetter
 from typing import Any, TypeVar, get_type_hints
 
-import msgpack  # type: ignore[import-untyped]
-
-from wire.entries import pack_value, unpack_value
+from wire.entries import bytes_head, list_head, pack_value, unpack_value
 from wire.errors import EntryError
 
 FORMAT = 1
@@ -229,10 +227,6 @@ KINDS: Mapping[int, type[Item]] = {
 _NUMBERS = {kind: number for number, kind in KINDS.items()}
 _SOUND = 12
 
-_PACKER = msgpack.Packer()
-#: Of msgpack: the length of bytes comes next, in 4 of them.
-_BIN_32 = b"\xc6"
-
 
 @dataclass(frozen=True, slots=True)
 class Sound:
@@ -289,21 +283,14 @@ class Batch:
 
 def pack_batch(writer: str, number: int, items: Sequence[Item | Sound]) -> bytes:
     """[FORMAT, writer, number, items], each item a list that begins with its kind's number."""
-    pack, head = _PACKER.pack, _PACKER.pack_array_header
-    parts = [head(4), pack(FORMAT), pack(writer), pack(number), head(len(items))]
+    parts = [list_head(4), *map(pack_value, (FORMAT, writer, number)), list_head(len(items))]
     for item in items:
         if isinstance(item, Sound):
-            about = [item.position, item.times_s, list(map(len, item.pieces))]
+            about = (_SOUND, item.position, item.times_s, list(map(len, item.pieces)))
             # What frames hold is copied once, to its place in the batch.
-            parts += [
-                head(5),
-                pack(_SOUND),
-                *map(pack, about),
-                _BIN_32 + item.size.to_bytes(4, "big"),
-                *item.pieces,
-            ]
+            parts += [list_head(5), *map(pack_value, about), bytes_head(item.size), *item.pieces]
         else:
-            parts.append(pack([_NUMBERS[type(item)], *_values(item)]))
+            parts.append(pack_value([_NUMBERS[type(item)], *_values(item)]))
     return b"".join(parts)
 
 

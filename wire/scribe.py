@@ -37,8 +37,8 @@ MAX_WAITING_BYTES, SLICE_BYTES = 32 * 2**20, 2**20
 class Tape(Protocol):
     """What a process notes of one session: how it does is its own affair."""
 
-    def take(self) -> list[Item | Sound]:
-        """What was noted since the last time, in order. Never raises."""
+    def take(self, failed: Callable[[Exception], None]) -> list[Item | Sound]:
+        """What was noted since the last time. Never raises: `failed` is told why a note cannot be made an item."""
         ...
 
 
@@ -48,13 +48,13 @@ T = TypeVar("T", bound=Tape)
 class Items:
     """A tape for whoever notes items."""
 
-    def __init__(self, _: str) -> None:
+    def __init__(self) -> None:
         self._noted: list[Item | Sound] = []
 
     def note(self, item: Item | Sound) -> None:
         self._noted.append(item)
 
-    def take(self) -> list[Item | Sound]:
+    def take(self, _: Callable[[Exception], None]) -> list[Item | Sound]:
         found, self._noted = self._noted, []
         return found
 
@@ -88,12 +88,12 @@ class _Part:
 
 
 class Scribe(Generic[T]):
-    """See the module. `tape` makes one for a session; `now_s`: Unix time."""
+    """See the module. `tape` makes a new one; `now_s`: Unix time."""
 
     def __init__(
         self,
         archive: Archive,
-        tape: Callable[[str], T],
+        tape: Callable[[], T],
         now_s: Callable[[], float] = time.time,
         most_bytes: int = MAX_WAITING_BYTES,
     ) -> None:
@@ -112,7 +112,7 @@ class Scribe(Generic[T]):
         """Take notes of this session; a writer's name is used once for a session."""
         if (older := self._reels.get(session)) is not None:
             self._pack(older)
-        self.tapes[session] = tape = self._tape(session)
+        self.tapes[session] = tape = self._tape()
         place, box = self._archive.place(session), self._archive.box(session)
         self._reels[session] = _Reel(session, writer, place, box, tape)
 
@@ -174,7 +174,10 @@ class Scribe(Generic[T]):
                 self._send(_Part(reel, self._archive.sealed_end(reel.session, reel.end), is_end=True))
 
     def _items(self, reel: _Reel) -> list[Item | Sound]:
-        items = reel.tape.take()
+        def failed(error: Exception) -> None:
+            logger.error("Not recorded", exc_info=error, extra={"session": reel.session})
+
+        items = reel.tape.take(failed)
         if reel.missed and self._bytes < self._most_bytes:
             items.append(Missed(self.now_s(), reel.missed, "Redis was too slow to take them"))
             reel.missed = 0
