@@ -3,13 +3,16 @@
 import re
 import wave
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 from rich.console import Console as Terminal
 
 from cli import up
+from cli.proxy import HOST, Proxy
 from cli.up import Stack
 from tests.browser import CONTRAST, DATA, TOO_WIDE, chromium, opened
 
@@ -66,6 +69,44 @@ def test_what_is_said_into_the_microphone_appears(stack: Stack, browser):
         assert watched.complaints == []
         assert all(url.startswith(stack.console_url) for url in watched.requests)
         assert "self-hosted" not in page.content()
+
+
+@contextmanager
+def connecting(stack: Stack, browser) -> Iterator[tuple[Page, Proxy]]:
+    """The page's microphone is on, and its connection does not come about until the proxy resumes."""
+    with Proxy(urlsplit(stack.console_url).port or 0) as proxy:
+        address = f"http://{HOST}:{proxy.port}/try"
+        with opened(browser, address, permissions=["microphone"]) as watched:
+            proxy.delay_s = 0.5  # a handshake takes a second: time to get between
+            watched.page.get_by_role("button", name="Use the microphone").click()
+            expect(watched.page.locator("#state")).to_have_text("Connecting …")
+            proxy.stall()
+            yield watched.page, proxy
+            assert watched.complaints == []
+
+
+def test_what_is_said_while_the_session_opens_is_heard(stack: Stack, browser):
+    with connecting(stack, browser) as (page, proxy):
+        # The person speaks in real time.
+        page.evaluate("(ms) => new Promise((over) => setTimeout(over, ms))", 1000 * (BEFORE_SPEAKING_S + 3.5))
+        assert page.locator("#state").inner_text() == "Connecting …"
+        assert ":" not in page.locator("#audio").inner_text(), "nothing was sent"
+        proxy.delay_s = 0.0
+        proxy.resume()
+        expect(page.locator("#state")).to_have_text(re.compile("^Listening"), timeout=HEARD_MS)
+        page.get_by_role("button", name="Stop").click()
+        assert " ".join(heard(page)) == "the quick brown fox jumps over the lazy dog"
+
+
+def test_a_session_that_is_stopped_while_it_opens_ends(stack: Stack, browser):
+    with connecting(stack, browser) as (page, proxy):
+        page.get_by_role("button", name="Stop").click()
+        expect(page.locator("#state")).to_have_text("Waiting for the last words …")
+        proxy.delay_s = 0.0
+        proxy.resume()
+        assert heard(page) == []
+        assert page.locator("#state").inner_text() == "Ended."
+        assert page.locator("#mic").is_enabled()
 
 
 def test_what_is_in_a_file_appears_and_the_session_can_be_followed(stack: Stack, browser):
