@@ -2,7 +2,7 @@
 
 main          every command, its options and help; nothing heavy is imported before a command needs it
 up            the whole stack on this machine, as processes of their own
-child         a child process that never outlives its parent
+child         a child process that never outlives its parent, and ports for those about to start
 redis_server  a Redis server of our own, found or fetched, kept in memory
 redis_fleet   Redis servers that tests and benchmarks hurt: alone, with Sentinel, as a cluster
 proxy         what lies between two processes, to be made worse

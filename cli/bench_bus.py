@@ -23,6 +23,7 @@ from cli.bench_feeder import Fed
 from cli.bench_figures import middle, percentile
 from cli.bench_machine import Usage
 from cli.bench_model import KEPT, fit, used
+from cli.child import free_ports
 from cli.redis_fleet import Server
 
 PLAIN, CLUSTER = "plain", "cluster"
@@ -128,11 +129,11 @@ def _servers(kind: str) -> Iterator[tuple[list[Server], str]]:
     """Redis of this kind, which writes nothing to disk, while inside; and its REDIS_URL."""
     with tempfile.TemporaryDirectory(prefix="steno-bench-") as folder, contextlib.ExitStack() as stack:
         if kind == CLUSTER:
-            ports = redis_fleet.free_ports(3)
+            ports = free_ports(3)
             servers = stack.enter_context(redis_fleet.cluster(ports, Path(folder)))
             url = "redis+cluster://" + ",".join(f"{redis_fleet.HOST}:{port}" for port in ports)
         else:
-            (port,) = redis_fleet.free_ports(1)
+            (port,) = free_ports(1)
             servers = [Server(port, Path(folder))]
             stack.enter_context(redis_fleet.running(*servers))
             url = servers[0].url

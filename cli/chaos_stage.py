@@ -20,6 +20,7 @@ from cli.bench_figures import Record
 from cli.bench_machine import metric
 from cli.bench_worker import SILENCE, endpoint
 from cli.chaos_verdict import Verdict, disorder, finals, unsteady, verdicts
+from cli.child import free_ports
 from cli.proxy import Proxy
 from licensing.issuer import Issuer, write_key
 from licensing.minting import SigningKey, Terms
@@ -83,7 +84,7 @@ class Stage:
     def __enter__(self) -> Self:
         with ExitStack() as rooms:
             folder = Path(rooms.enter_context(tempfile.TemporaryDirectory(prefix="steno-chaos-")))
-            port = redis_fleet.free_ports(1)[0]
+            port = free_ports(1)[0]
             self.redis = redis_fleet.Server(port, folder, "--appendonly", "yes", "--save", "")
             rooms.enter_context(redis_fleet.running(self.redis))
             self.line = rooms.enter_context(Proxy(self.redis.port))

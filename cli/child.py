@@ -10,7 +10,9 @@ in order.
 
 import contextlib
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +25,23 @@ ORPHAN_GRACE_S = 5.0
 #: How much of a log is shown when its child died.
 TAIL_LINES = 15
 _TAIL_BYTES = 16_384
+
+_HOST = "127.0.0.1"
+#: Where ports of children are looked for: below those that the system gives to connections (Linux: from 32,768), one of
+#: which might come between the look and the child.
+_PORTS = range(20_000, 32_000)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nobody listens on, nor on those 10,000 above, where the nodes of a cluster talk."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.choice(_PORTS)
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for one in (port, port + 10_000):
+                stack.enter_context(socket.create_server((_HOST, one)))
+            found += [port] * (port not in found)
+    return found
 
 
 class Child:

@@ -4,12 +4,9 @@
 of the caller's; what is left of it after a kill is what a restart finds.
 """
 
-import contextlib
 import os
-import random
 import resource
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -93,18 +90,6 @@ class Server:
         if forget:
             shutil.rmtree(self._folder)
         self.start()
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, nor on those 10,000 above, where the nodes of a cluster talk."""
-    found: list[int] = []
-    while len(found) < count:
-        port = random.randrange(20_000, 32_000)
-        with ExitStack() as stack, contextlib.suppress(OSError):
-            for one in (port, port + 10_000):
-                stack.enter_context(socket.create_server((HOST, one)))
-            found += [port] * (port not in found)
-    return found
 
 
 @contextmanager

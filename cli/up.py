@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from cli import dues, models, redis_server
-from cli.child import Child, died_of
+from cli.child import Child, died_of, free_ports
 from console.settings import ConsoleSettings, url
 from wire import service
 from wire.errors import SettingsError, StackError
@@ -168,7 +168,8 @@ class Stack:
         self.stop()
 
     def _start(self) -> None:
-        self.port = _checked_port(self.host, self.port)
+        _check_port(self.host, self.port)
+        self.port = self.port or free_port()
         self._folder = Path(tempfile.mkdtemp(prefix="steno-up-"))
         redis_url = self._redis_url or self._start_redis()
         started_s = time.monotonic()
@@ -261,7 +262,7 @@ def run(
     check_pools(pools)
     with signals_as_ctrl_c():
         try:
-            _checked_port(host, port)  # before a long download
+            _check_port(host, port)  # before a long download
             fetch_weights(console, with_redis=redis_url is None, pools=pools)
             announce = announcer(console)
             stack = Stack(
@@ -318,8 +319,8 @@ def signals_as_ctrl_c() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _checked_port(host: str, port: int) -> int:
-    """The port, or for 0 one that is free. Raises StackFailed if it cannot be had."""
+def _check_port(host: str, port: int) -> None:
+    """Raises StackFailed if the port (0: any) cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -334,7 +335,6 @@ def _checked_port(host: str, port: int) -> int:
             raise SettingsError(f"port {port}: a port is a number from 0 to 65535") from None
         except OSError as error:
             raise StackFailed(_why_no_port(host, port, error)) from None
-        return int(probe.getsockname()[1])
 
 
 def _why_no_port(host: str, port: int, error: OSError) -> str:
@@ -344,8 +344,8 @@ def _why_no_port(host: str, port: int, error: OSError) -> str:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    return _checked_port(LOCAL_HOST, 0)
+    """A port of this machine that nobody listens on, for a service that is about to start."""
+    return free_ports(1)[0]
 
 
 def _defaults(verbose: bool, workers: int) -> dict[str, str]:

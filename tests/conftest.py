@@ -10,7 +10,6 @@ fail where `CI=true`.
 import asyncio
 import inspect
 import os
-import socket
 import sys
 import time
 import uuid
@@ -21,6 +20,7 @@ import pytest
 import redis
 from hypothesis import settings
 
+from cli.child import free_ports
 from cli.redis_server import EmbeddedRedis
 from wire.errors import StackError
 from wire.keys import Keys
@@ -194,11 +194,4 @@ def calls() -> Callable[[Callable[[], Any]], int]:
 @pytest.fixture
 def free_port() -> Callable[[], int]:
     """`free_port()`: a TCP port of this machine that nobody listens on."""
-
-    def find() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-            return port
-
-    return find
+    return lambda: free_ports(1)[0]

@@ -6,7 +6,8 @@ from redis.cluster import RedisCluster
 from redis.sentinel import Sentinel
 
 from cli import redis_fleet
-from cli.redis_fleet import SERVICE, Server, free_ports
+from cli.child import free_ports
+from cli.redis_fleet import SERVICE, Server
 from cli.redis_server import RedisServerError
 
 

@@ -33,19 +33,19 @@ def test_a_taken_port_is_told_before_anything_is_started(taken_port) -> None:
     assert stack.pids == {}
 
 
-def test_port_0_becomes_a_free_one() -> None:
-    assert up._checked_port(up.LOCAL_HOST, 0) > 1023
+def test_a_free_port_is_none_that_a_connection_may_get_before_it_is_used() -> None:
+    assert 1023 < up.free_port() < 32_768
 
 
 @pytest.mark.parametrize("port", [-1, 65_536])
 def test_what_is_no_port_is_told(port) -> None:
     with pytest.raises(SettingsError, match="0 to 65535"):
-        up._checked_port(up.LOCAL_HOST, port)
+        up._check_port(up.LOCAL_HOST, port)
 
 
 def test_an_address_that_is_not_ours_is_told() -> None:
     with pytest.raises(StackFailed, match=r"cannot listen on 192\.0\.2\.1 port 0"):
-        up._checked_port("192.0.2.1", 0)
+        up._check_port("192.0.2.1", 0)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from cli import redis_fleet
+from cli.child import free_ports
 from tests.nodes import FRAME, TERMINATE, Nodes, OwnRedis, begin, error, only, rest
 from wire.errors import INTERNAL_ERROR
 
@@ -172,10 +173,10 @@ def test_a_session_goes_on_when_a_replica_takes_the_place_of_its_master(
             assert (messages[0]["transcript"], code) == ("8000 samples", 1000)
 
     if kind == "sentinel":
-        with redis_fleet.sentinels(redis_fleet.free_ports(5), tmp_path) as (master, _, watchers):
+        with redis_fleet.sentinels(free_ports(5), tmp_path) as (master, _, watchers):
             hosts = ",".join(f"127.0.0.1:{watcher.port}" for watcher in watchers)
             run(scenario(f"redis+sentinel://{hosts}/{redis_fleet.SERVICE}", master))
     else:
-        with redis_fleet.cluster(redis_fleet.free_ports(6), tmp_path) as servers:
+        with redis_fleet.cluster(free_ports(6), tmp_path) as servers:
             hosts = ",".join(f"127.0.0.1:{server.port}" for server in servers)
             run(scenario(f"redis+cluster://{hosts}", servers[int(kind.split()[1])]))

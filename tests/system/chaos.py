@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from cli import chaos_watch, redis_fleet, up
+from cli.child import free_ports
 from cli.proxy import Proxy
 from licensing.minting import Terms
 from tests.conftest import _wait_until_sync as wait_until
@@ -55,7 +56,7 @@ class Theatre(Desk):
         self.passwords = {service: secrets.token_hex(16) for service in acl.COMMANDS}
         ours = "user default on nopass ~* &* +@all"
         users.write_text(acl.render(self.passwords, Keys("chaos")).replace("user default off", ours))
-        port = redis_fleet.free_ports(1)[0]
+        port = free_ports(1)[0]
         self.server = redis_fleet.Server(port, folder, *redis_options, "--aclfile", str(users))
         super().__init__(folder, self.server.url, Keys("chaos"), up.free_port, wait_until)
         self.skews_s, self.later = SKEWS_S, set(SKEWS_S)

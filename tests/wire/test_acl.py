@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from cli import redis_fleet
+from cli.child import free_ports
 from cli.redis_fleet import Server
 from wire.acl import COMMANDS, patterns, render
 from wire.keys import Keys
@@ -66,7 +67,7 @@ def server(tmp_path_factory) -> Iterator[Server]:
     (folder / "users.acl").write_text(
         render(PASSWORDS, KEYS).replace("user default off", "user default on nopass ~* &* +@all")
     )
-    found = Server(redis_fleet.free_ports(1)[0], folder, "--aclfile", str(folder / "users.acl"))
+    found = Server(free_ports(1)[0], folder, "--aclfile", str(folder / "users.acl"))
     with redis_fleet.running(found):
         yield found
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cli import redis_fleet
+from cli.child import free_ports
 from cli.redis_fleet import Server
 from wire.keys import Keys
 from wire.presence import Presence
@@ -21,7 +22,7 @@ CHANNEL, NOBODY = KEYS.worker_present("english", "a"), KEYS.worker_present("engl
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: Any) -> Iterator[Server]:
-    found = Server(redis_fleet.free_ports(1)[0], tmp_path_factory.mktemp("presence"))
+    found = Server(free_ports(1)[0], tmp_path_factory.mktemp("presence"))
     with redis_fleet.running(found):
         yield found
 

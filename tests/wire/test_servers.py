@@ -9,7 +9,8 @@ import pytest
 from redis.asyncio.cluster import NodesManager
 
 from cli import redis_fleet
-from cli.redis_fleet import SERVICE, Server, free_ports
+from cli.child import free_ports
+from cli.redis_fleet import SERVICE, Server
 from wire import ticks
 from wire.accounts import Accounts
 from wire.entries import (
