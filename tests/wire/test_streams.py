@@ -1144,7 +1144,8 @@ def test_a_replay_that_gave_up_its_place_does_not_get_it_back_by_keeping_it(
         assert await bus.displace("key")
         assert await bus.take_place("key", "live", 2)
         assert await bus.keep_places([("key", "live")], replays) == {"a"}
-        assert server.zrange(keys.places("key"), 0, -1) == [b"b", b"live"]
+        # Who was kept in the same millisecond comes by name, else by time.
+        assert set(server.zrange(keys.places("key"), 0, -1)) == {b"b", b"live"}
         assert server.zrange(keys.places(REPLAY_HOLDER), 0, -1) == [b"b"]
         assert await bus.displace("key")
         assert not await bus.displace("key"), "no replay is left"
