@@ -14,6 +14,7 @@ from wire.accounts import Accounts
 from wire.archive import Archive
 from wire.census import Census
 from wire.errors import BusUnavailable, EntryError
+from wire.scribe import FLUSH_S
 from wire.speech_models import POOLS
 from wire.streams import Bus
 
@@ -22,8 +23,8 @@ logger = logging.getLogger(__name__)
 #: What was found is good for so long; services are asked for their metrics less often.
 FRESH_S = 1.0
 METRICS_S = 5.0
-#: A worker has written what it did last so long after a session's end, in seconds; it does every `wire.scribe.FLUSH_S`.
-WRITTEN_S = 5.0
+#: By then a worker has written what it did before a session's end, in seconds: in the next round, or the one after.
+WRITTEN_S = 2 * FLUSH_S + 1.0
 #: One service's metrics: longest wait, and largest page.
 METRICS_TIMEOUT_S = 2.0
 MAX_PAGE_BYTES = 2**22

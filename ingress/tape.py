@@ -16,7 +16,7 @@ _RESUMED = '"type":"Resumed"}'
 _TOKEN = "resume_token"  # noqa: S105 its name in Begin
 
 #: A sound is cut when it has reached so many bytes: half a batch.
-MOST_BYTES = BATCH_BYTES // 2
+_MOST_BYTES = BATCH_BYTES // 2
 
 
 class Tape:
@@ -39,7 +39,7 @@ class Tape:
         if given.__class__ is bytes:
             match effects:
                 case [Append(AudioFrame(position, pcm))]:
-                    if position != self._end or 2 * (position - self._begin) >= MOST_BYTES:
+                    if position != self._end or 2 * (position - self._begin) >= _MOST_BYTES:
                         if self._pieces:
                             self._cut()
                         self._begin = position

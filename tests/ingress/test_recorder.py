@@ -33,6 +33,7 @@ def test_a_session_from_begin_to_end(bus, run):
         recorder.note("another", "hello", [])
         recorder.connection("s", "lost")
         recorder.end("s", "ended", 1000)
+        recorder.note("s", "too late", [])
         await recorder.flush()
 
     run(scenario())

@@ -13,6 +13,7 @@ from wire.params import parse_query
 from wire.recorded import (
     BATCH_BYTES,
     Audio,
+    Batch,
     Connection,
     Dropped,
     Ordered,
@@ -80,7 +81,8 @@ def test_frames_are_those_that_were_noted_whatever_is_missing_between_them(given
         start += samples
     gathered = tape.take(never)
     assert len(gathered) <= sum(gap for _, gap in given) + 1
-    assert unpack_batch(pack_batch("here", 0, gathered)).items == tuple(wanted)
+    assert unpack_batch(pack_batch("here", 0, gathered)) == Batch("here", 0, tuple(wanted))
+    assert sum(map(weight, gathered)) == sum(map(weight, wanted))
 
 
 def test_frames_are_gathered_not_without_end():
@@ -88,11 +90,10 @@ def test_frames_are_gathered_not_without_end():
     for number in range(20):
         tape.note(float(number), FRAME, [Append(AudioFrame(16_000 * number, bytes(32_000)))])
     gathered = tape.take(never)
-    sizes = [
-        len(sound.pieces) for sound in gathered if isinstance(sound, Sound) and sound.size <= BATCH_BYTES
-    ]
+    sounds = [item for item in gathered if isinstance(item, Sound)]
+    assert all(sound.size <= BATCH_BYTES for sound in sounds)
     assert [portion for portion in portions(gathered) if sum(map(weight, portion)) > 2 * BATCH_BYTES] == []
-    assert sum(sizes) == 20
+    assert sum(len(sound.pieces) for sound in sounds) == 20
 
 
 def test_audio_that_became_several_frames_none_or_a_refusal_is_kept_too():

@@ -141,7 +141,7 @@ def test_what_was_recorded_is_shown_as_it_became_known(stack: Stack, browser):
         assert not listed.page.evaluate(TOO_WIDE)
     with opened(browser, f"{stack.console_url}{address}") as report:
         sheet = report.page
-        # The worker writes within two seconds; until then the page comes again by itself.
+        # The worker writes within a few seconds; until then the page comes again by itself.
         sheet.wait_for_selector(".decision b", timeout=HEARD_MS)
         expect(sheet.locator(".faults")).to_have_count(0, timeout=HEARD_MS)
         assert words(sheet.locator("#turn-0 q").inner_text())[:2] == ["hello", "world"]

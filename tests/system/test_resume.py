@@ -159,9 +159,7 @@ def test_the_node_is_killed_in_the_middle_of_a_turn_and_another_one_goes_on(site
             wait_until_sync(lambda: in_the_second_turn(heard))
 
     undisturbed = talk(site.url, halt)
-    wait_until_sync(
-        lambda: all_ended(asyncio.run(recorded(site)))
-    )  # its node and its worker have written the end
+    wait_until_sync(lambda: all_ended(asyncio.run(recorded(site))))  # node and worker have written all
     with Proxy(site.ports["ingress"]) as proxy:
 
         def disturb(heard: Heard, sent_s: float) -> None:

@@ -1,11 +1,14 @@
 """Writing beside: batches in order, bounded, through outages, and never to what was erased."""
 
+import logging
+from collections.abc import Callable
+
 import pytest
 
 from wire.archive import Archive
 from wire.errors import BusUnavailable
 from wire.keys import Keys
-from wire.recorded import Missed, Said, SessionEnd, SessionFacts, Sound
+from wire.recorded import Item, Missed, Said, SessionEnd, SessionFacts, Sound
 from wire.scribe import Items, Scribe
 from wire.streams import Bus
 
@@ -36,6 +39,42 @@ def test_items_arrive_in_their_order_and_the_end_after_them(archive, run):
     assert recording.items == tuple(said)
     assert (recording.end, recording.faults) == (END, ())
     assert not scribe._reels
+
+
+class Numbered:
+    """Notes are texts; what is no number cannot be made an item."""
+
+    def __init__(self) -> None:
+        self.noted: list[str] = []
+        self.taken: list[int] = []
+
+    def take(self, failed: Callable[[Exception], None]) -> list[Item | Sound]:
+        self.taken.append(len(self.noted))
+        found: list[Item | Sound] = []
+        for note in self.noted:
+            try:
+                found.append(Said(float(note), note))
+            except ValueError as error:
+                failed(error)
+        self.noted.clear()
+        return found
+
+
+def test_notes_become_items_once_and_one_that_cannot_costs_only_itself(archive, run, caplog):
+    scribe = Scribe(archive, Numbered)
+    scribe.open("s", "ingress")
+    tape = scribe.tapes["s"]
+    tape.noted += ["1", "1", "2", "2", "3", "3"]
+    run(scribe.flush())
+    assert tape.taken == [6]
+    tape.noted += ["4", "no number", "5"]
+    with caplog.at_level(logging.ERROR):
+        run(scribe.flush())
+    [record] = [one for one in caplog.records if "Not recorded" in one.message]
+    assert record.session == "s"
+    recording = run(archive.load("s"))
+    assert [item.text for item in recording.of(Said)] == ["1", "1", "2", "2", "3", "3", "4", "5"]
+    assert not recording.faults
 
 
 def test_a_note_costs_few_calls_and_a_second_of_a_session_too(archive, run, calls):

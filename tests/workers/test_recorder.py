@@ -116,6 +116,17 @@ def test_of_sessions_that_are_not_recorded_and_of_lost_ones_nothing_is_kept(arch
     assert [type(item) for item in run(archive.load("s")).items] == [Taken]
 
 
+def test_of_what_was_erased_nothing_is_kept_either(archive, run):
+    recorder, seat = Recorder(archive, "ada", SPEC), seated()
+    recorder.seated(seat)
+    run(archive.erase("s"))
+    run(recorder.flush())
+    recorder.stepped(seat, 10, Hypothesis())
+    recorder.left(seat.lease)
+    run(recorder.flush())
+    assert run(archive.listing()) == []
+
+
 def test_an_older_lease_that_leaves_does_not_end_the_newer(archive, run):
     recorder, older, newer = Recorder(archive, "ada", SPEC), seated(), seated(generation=2)
     recorder.seated(older)
