@@ -23,7 +23,7 @@ PINS := pyproject.toml constraints.txt
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-all tools compose-test check format bench lock pages clean weights
+.PHONY: help demo up test test-all test-gpu tools compose-test check format bench lock pages clean weights
 
 help:  ## show this
 	@echo "steno: real-time speech to text on your own machines"
@@ -44,6 +44,10 @@ test: check weights  ## check, then run the tests (under 20 minutes on two cores
 
 test-all: check weights  ## check, then run all tests, also those that take long
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-gpu: check weights  ## the tests of what a GPU computes; needs an NVIDIA GPU, and STENO_DIGITS for real words
+	$(BIN)/python -m pytest -m "gpu or not slow" tests/workers/test_streaming.py tests/workers/test_transducer.py \
+	  tests/workers/test_native.py $(PYTEST_ARGS)
 
 tools:  ## install the programs that some tests drive (Debian, Ubuntu; as root)
 	apt-get update -qq

@@ -65,22 +65,33 @@ def worker(  # noqa: PLR0913 each is an option of the command
     seconds: Annotated[float, typer.Option(min=2, help="Audio of each session at each level, in s.")] = 30,
     repeats: Annotated[int, typer.Option(min=1, help="How often each level; the median counts.")] = 1,
     workers: Annotated[
-        int, typer.Option(min=1, max=64, show_default="one per core", help="Worker processes.")
-    ] = os.cpu_count() or 1,
+        int,
+        typer.Option(
+            min=0,
+            max=64,
+            show_default="one per core; with --model one",
+            help="Worker processes; share a GPU.",
+        ),
+    ] = 0,
     model: Annotated[
         str, typer.Option(metavar="MODEL", help="A native transducer: a folder, or dummy:nemotron-en.")
     ] = "",
     lookahead: Annotated[int, typer.Option(min=0, max=69, help="Of a native transducer, in frames.")] = 6,
+    send_ms: Annotated[
+        int, typer.Option(min=50, max=1000, help="With --model: audio of a client's message, in ms.")
+    ] = 50,
     as_json: AsJson = False,
     out: Out = RESULTS,
     quick: Quick = False,
 ) -> None:
     """How many live sessions of a pool this machine holds.
 
-    With --model one worker serves a native transducer, and a level is judged by the lag of its steps.
+    With --model workers serve a native transducer, and a level is judged by the lag of their steps.
     """
     if model:
-        _native(model, lookahead, pool, sessions, seconds, as_json, out, quick)
+        counts = _counts("1,2" if quick else sessions)
+        length = 15 if quick else seconds
+        _native(model, lookahead, pool, counts, length, workers or 1, send_ms, as_json, out, quick)
         return
     from cli import bench_picture, bench_pools, bench_worker
 
@@ -88,7 +99,12 @@ def worker(  # noqa: PLR0913 each is an option of the command
     counts = _counts(f"1,{bench.sessions}" if quick else sessions)
     with _measuring(as_json, [pool]) as tell:
         measured = bench_worker.run(
-            counts, 15 if quick else seconds, tell, workers, pool, 1 if quick else repeats
+            counts,
+            15 if quick else seconds,
+            tell,
+            workers or os.cpu_count() or 1,
+            pool,
+            1 if quick else repeats,
         )
         result = _result(bench.named("worker"), measured, quick)
     goal_ms = bench.final_p95_ms
@@ -115,21 +131,22 @@ def worker(  # noqa: PLR0913 each is an option of the command
         _say("[yellow]other programs used this machine meanwhile: the figures tell of them too[/]")
 
 
-def _native(
+def _native(  # noqa: PLR0913, PLR0917 each is an option of the command
     model: str,
     lookahead: int,
     pool: str,
-    sessions: str,
+    counts: list[int],
     seconds: float,
+    workers: int,
+    send_ms: int,
     as_json: bool,
     out: Path,
     quick: bool,
 ) -> None:
     from cli import bench_native, bench_picture
 
-    counts = _counts("1,2" if quick else sessions)
     with _measuring(as_json, [pool]) as tell:
-        measured = bench_native.run(model, lookahead, counts, 15 if quick else seconds, tell, pool)
+        measured = bench_native.run(model, lookahead, counts, seconds, tell, pool, workers, send_ms)
         result = _result(f"native-{lookahead}", measured, quick)
     chunk_ms = result["settings"]["chunk_ms"]
     told = {
@@ -145,11 +162,12 @@ def _native(
             level["lag_p95_ms"],
             ", ".join(f"{name}: {one['p50_ms']}/{one['p95_ms']}" for name, one in level["steps"].items()),
             level["state_mb"],
+            ", ".join(f"{name} {share:.0%}" for name, share in level["parts"].items()),
             "yes" if level["holds"] else ", ".join(level["falls_short"]),
         )
         for level in result["levels"]
     ]
-    header = ("sessions", "lag p50", "p95", "step p50/p95 by sessions in it", "state, MB", "holds")
+    header = ("sessions", "lag p50", "p95", "step p50/p95 by sessions in it", "state, MB", "time in", "holds")
     _print(result, header, rows, as_json)
     if not as_json:
         _say(f"holds [bold]{result['holds']}[/] live sessions: p95 of lag at most a chunk of {chunk_ms} ms")

@@ -1,8 +1,8 @@
 """The load generator: so many clients that speak in real time, in a process of its own.
 
-Each client is `cli.client` over a real WebSocket, one chunk every 50 ms at a phase of its own. What it saw is returned
-as it was; figures are made of it elsewhere (`cli.bench_figures`). Every chunk's lateness is recorded, so that a result
-can be refused where the generator itself was the limit.
+Each client is `cli.client` over a real WebSocket, one chunk every 50 ms (or `chunk_ms`) at a phase of its own. What it
+saw is returned as it was; figures are made of it elsewhere (`cli.bench_figures`). Every chunk's lateness is recorded,
+so that a result can be refused where the generator itself was the limit.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import random
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 
 from cli import audio_file, client
@@ -40,11 +40,12 @@ class Load:
     force: bool = False
     seed: int = 0
     resume: bool = False
+    chunk_ms: int = CHUNK_MS
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the sessions saw, and how much of one core the generator took."""
+    """What the sessions saw, and how much of one core the generator took: of several processes, the busiest."""
 
     records: list[Record]
     cpu: float
@@ -54,15 +55,24 @@ def generate(
     load: Load, meanwhile: Callable[[], None], every_s: float = 0.5, to_the_end: bool = False
 ) -> Outcome:
     """Run the load in another process; call `meanwhile` until it is done. `to_the_end`: Ctrl-C does not reach it."""
+    return generate_all([load], meanwhile, every_s, to_the_end)
+
+
+def generate_all(
+    loads: Sequence[Load], meanwhile: Callable[[], None], every_s: float = 0.5, to_the_end: bool = False
+) -> Outcome:
+    """As `generate`, each load in a process of its own, at the same time."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context, initializer=_deaf if to_the_end else None) as pool:
-        future: Future[Outcome] = pool.submit(run, load)
+    deaf = _deaf if to_the_end else None
+    with ProcessPoolExecutor(len(loads), mp_context=context, initializer=deaf) as pool:
+        futures: list[Future[Outcome]] = [pool.submit(run, load) for load in loads]
         while True:
             meanwhile()
-            try:
-                return future.result(every_s)
-            except TimeoutError:
-                continue
+            if not wait(futures, every_s).not_done:
+                break
+    outcomes = [future.result() for future in futures]
+    records = [record for outcome in outcomes for record in outcome.records]
+    return Outcome(records, max(outcome.cpu for outcome in outcomes))
 
 
 def _deaf() -> None:
@@ -86,7 +96,7 @@ async def _all(load: Load) -> list[Record]:
 
 
 async def _one(load: Load, talk: Talk, wait_s: float) -> Record:
-    record = Record(talk.phrases, CHUNK_MS)
+    record = Record(talk.phrases, load.chunk_ms)
     await asyncio.sleep(wait_s)
     asked_s = time.monotonic()
 
@@ -97,7 +107,7 @@ async def _one(load: Load, talk: Talk, wait_s: float) -> Record:
 
     try:
         request = client.Request(load.url, resume=load.resume)
-        session = await client.converse(request, _speech(talk, record, load.force), listen)
+        session = await client.converse(request, _speech(talk, record, load), listen)
         record.session = session.id
         record.begin_ms = session.latencies.begin_ms
         record.end_ms = (time.monotonic() - session.terminate_s) * 1000
@@ -120,18 +130,18 @@ def _heard(words: Sequence[dict[str, int]], fields: dict[str, object], now_s: fl
     )
 
 
-async def _speech(talk: Talk, record: Record, force: bool) -> AsyncIterator[bytes | str]:
+async def _speech(talk: Talk, record: Record, load: Load) -> AsyncIterator[bytes | str]:
     """The talk as a microphone gives it: each chunk when its last sample has been spoken."""
-    start_s, size = time.monotonic(), CHUNK_MS * _BYTES_PER_MS
-    orders = [end + FORCE_AFTER_MS for _, end in talk.phrases] if force else []
+    start_s, size = time.monotonic(), load.chunk_ms * _BYTES_PER_MS
+    orders = [end + FORCE_AFTER_MS for _, end in talk.phrases] if load.force else []
     for number, at in enumerate(range(0, len(talk.audio), size), start=1):
-        due_s = start_s + number * CHUNK_MS / 1000
+        due_s = start_s + number * load.chunk_ms / 1000
         await asyncio.sleep(max(0.0, due_s - time.monotonic()))
         now_s = time.monotonic()
         record.sent_s.append(now_s)
         record.late_ms.append((now_s - due_s) * 1000)
         yield talk.audio[at : at + size]
-        if orders and number * CHUNK_MS >= orders[0]:
+        if orders and number * load.chunk_ms >= orders[0]:
             orders.pop(0)
             record.forced_s.append(time.monotonic())
             yield FORCE

@@ -34,6 +34,7 @@ def describe() -> dict[str, Any]:
     return {
         "machine": {
             "processor": _processor(),
+            **({"gpu": gpu} if (gpu := _gpu()) else {}),
             "cores": os.cpu_count(),
             "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
             "system": platform.platform(),
@@ -61,6 +62,12 @@ def _processor() -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def _gpu() -> str:
+    """Names of the NVIDIA GPUs that a worker would find, with their driver; empty where there is none."""
+    said = _said(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"])
+    return "; ".join(line.strip() for line in said.splitlines())
 
 
 def _redis() -> str:
@@ -94,9 +101,14 @@ class Usage:
         """Service -> processor seconds so far, to the clock tick."""
         return {name: seconds - self._before[name] for name, seconds in self._seconds().items()}
 
+    @property
+    def passed_s(self) -> float:
+        """Since it began."""
+        return time.monotonic() - self._started_s
+
     def cores(self) -> dict[str, float]:
         """Service -> mean cores so far; `others`: all else that ran on this machine."""
-        passed_s = time.monotonic() - self._started_s
+        passed_s = self.passed_s
         cores = {
             name: round((seconds - self._before[name]) / passed_s, 3)
             for name, seconds in self._seconds().items()

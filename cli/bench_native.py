@@ -4,6 +4,8 @@ The same load as `bench_worker`: real speech, so that streams begin and end as t
 mean nothing, and so it is not asked when finals came.
 """
 
+import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,12 +15,19 @@ from cli.bench_machine import Usage, metric
 from cli.bench_worker import LATE_MS, SILENCE, endpoint
 
 FRAME_MS = 80
+#: Sessions that one ingress, and one generator, has at most: half of what they can, so that neither is the limit.
+PER_NODE = 500
+#: Of so many talks each session speaks one, at a phase of its own.
+TALKS = 64
+#: Redis may take so much for each session; the measured need is a fifth.
+REDIS_MB_PER_SESSION = 0.5
 METHOD = (
-    "Real stack (Redis, worker, ingress as processes), one real WebSocket per session, 50 ms chunks in real time at "
-    "random phases, speech of the recordings with pauses. lag: from the arrival of a step's newest audio in Redis to "
-    "what the model told of it, by the worker's metrics; step: time of one step of the model, by sessions in it. A "
-    "level holds when p95 of lag is at most a chunk of the look-ahead, no session failed, and the generator's own p99 "
-    "lateness is below 50 ms."
+    "Real stack (Redis, workers, ingress nodes as processes), one real WebSocket per session, chunks in real time at "
+    f"random phases, speech of the recordings with pauses ({TALKS} talks). lag: from the arrival of a step's newest "
+    "audio in Redis to what the model told of it, by the workers' metrics; step: time of one step of the worker, by "
+    "sessions in it; parts: share of the time in which a worker's steps ran, and in them the model and the voice "
+    "detector. A level holds when p95 of lag is at most a chunk of the look-ahead, no session failed, and the "
+    "generators' own p99 lateness is below 50 ms."
 )
 
 
@@ -29,22 +38,39 @@ def run(
     seconds: float,
     tell: Callable[[str], None],
     pool: str = "english",
+    workers: int = 1,
+    send_ms: int = bench_load.CHUNK_MS,
 ) -> dict[str, Any]:
-    """Measure each level with one worker, until one does not hold. Raises StackError."""
+    """Measure each level with so many workers, which share a GPU if there is one, until one does not hold.
+
+    `send_ms`: audio of one message of a client. Raises StackError.
+    """
     bench = bench_pools.of(pool)
     clips = bench_clips.recordings(bench.languages)
     spoken = [phrase for clip in clips for phrase in bench_clips.phrases(clip)]
-    env = {"MODEL": model, "LOOKAHEAD": str(lookahead), "SLOTS": str(max(counts))}
+    talks = [bench_clips.talk(spoken, number, seconds) for number in range(min(max(counts), TALKS))]
     chunk_ms, levels = FRAME_MS * (lookahead + 1), []
     for count in counts:
-        tell(f"{count} sessions, {seconds:.0f} s")
-        talks = tuple(bench_clips.talk(spoken, 1_000 * count + n, seconds) for n in range(count))
-        with up.Stack(pools=[pool], env=env) as stack:
-            url = endpoint(stack.url, speech_model=bench.speech_model, **SILENCE)
+        tell(f"{count} sessions, {workers} workers, {seconds:.0f} s")
+        nodes = math.ceil(count / PER_NODE)
+        env = _room(count, nodes, workers) | {"MODEL": model, "LOOKAHEAD": str(lookahead)}
+        megabytes = max(512, int(count * REDIS_MB_PER_SESSION))
+        with up.Stack(pools=[pool], env=env, workers=workers, nodes=nodes, redis_mb=megabytes) as stack:
+            loads = [
+                bench_load.Load(
+                    endpoint(url, speech_model=bench.speech_model, **SILENCE),
+                    tuple(talks[at % len(talks)] for at in range(node, count, nodes)),
+                    seed=count + node,
+                    chunk_ms=send_ms,
+                )
+                for node, url in enumerate(stack.urls)
+            ]
             usage = Usage(stack.pids)
-            outcome = bench_load.generate(bench_load.Load(url, talks, seed=count), stack.check)
+            outcome = bench_load.generate_all(loads, stack.check)
             cores = usage.cores()
-            figures = worker_figures(stack.probe_ports[pool])
+            cores["generator"] = round(outcome.cpu, 3)
+            ports = [port for name, port in stack.probe_ports.items() if name.startswith(pool)]
+            figures = worker_figures(ports, usage.passed_s)
         late = [ms for record in outcome.records for ms in record.late_ms]
         errors = [record.error for record in outcome.records if record.error]
         level = judged(count, figures, late, errors, chunk_ms) | {"cores": cores}
@@ -58,14 +84,29 @@ def run(
         "lookahead": lookahead,
         "chunk_ms": chunk_ms,
         "seconds": seconds,
+        "workers": workers,
+        "per_node": PER_NODE,
+        "send_ms": send_ms,
     }
     return {"settings": settings, "method": METHOD, "holds": max(held, default=0), "levels": levels}
 
 
-def worker_figures(port: int) -> dict[str, Any]:
-    """What a worker's metrics say of its steps: ms, and MB of a session's state."""
-    lag = _quantiles(metric(port, "steno_news_lag_seconds"), "{")
-    steps = metric(port, "steno_step_seconds")
+def _room(count: int, nodes: int, workers: int) -> dict[str, str]:
+    """Variables of the services for so many sessions."""
+    per_node = math.ceil(count / nodes)
+    return {
+        # Sessions that come together are not shared out evenly to the last one.
+        "SLOTS": str(math.ceil(1.1 * count / workers) if workers > 1 else count),
+        "MAX_SESSIONS": str(per_node),
+        "MAX_HELD_BYTES": str(per_node * 2**20),
+        "MAX_PENDING_BYTES": str(per_node * 2**20),
+    }
+
+
+def worker_figures(ports: Sequence[int], passed_s: float) -> dict[str, Any]:
+    """What workers' metrics say of their steps in all: ms, MB of a session's state, and shares of `passed_s`."""
+    lags, steps = _of_all(ports, "steno_news_lag_seconds"), _of_all(ports, "steno_step_seconds")
+    computed, lag = _of_all(ports, "steno_decode_seconds"), _quantiles(lags, "{")
     groups = sorted(
         {key.split('"')[1] for key in steps if key.startswith("_count{")},
         key=lambda name: int(name.split("-")[0]),
@@ -73,7 +114,7 @@ def worker_figures(port: int) -> dict[str, Any]:
     return {
         "lag_p50_ms": lag[50],
         "lag_p95_ms": lag[95],
-        "lag_count": int(metric(port, "steno_news_lag_seconds").get("_count", 0)),
+        "lag_count": int(lags.get("_count", 0)),
         "steps": {
             name: {
                 "count": int(steps[f'_count{{occupancy="{name}"}}']),
@@ -83,8 +124,28 @@ def worker_figures(port: int) -> dict[str, Any]:
             for name in groups
             for found in [_quantiles(steps, f'{{occupancy="{name}",')]
         },
-        "state_mb": round(metric(port, "steno_state_bytes").get("", 0.0) / 1e6, 3),
+        "state_mb": round(metric(ports[0], "steno_state_bytes").get("", 0.0) / 1e6, 3),
+        "parts": {
+            name: round(seconds / passed_s / len(ports), 3)
+            for name, seconds in {"steps": _seconds(steps), **_by_kind(computed)}.items()
+        },
     }
+
+
+def _of_all(ports: Sequence[int], name: str) -> dict[str, float]:
+    """A histogram's series, added up over the workers."""
+    found = Counter[str]()
+    for port in ports:
+        found.update(metric(port, name))
+    return dict(found)
+
+
+def _seconds(series: Mapping[str, float]) -> float:
+    return sum(value for key, value in series.items() if key.startswith("_sum"))
+
+
+def _by_kind(series: Mapping[str, float]) -> dict[str, float]:
+    return {key.split('"')[1]: value for key, value in series.items() if key.startswith("_sum")}
 
 
 def _quantiles(series: Mapping[str, float], begin: str) -> dict[int, float | None]:

@@ -118,8 +118,11 @@ class EmbeddedRedis:
     A context manager: ready when entered, gone when left.
     """
 
-    def __init__(self, program: Path | None = None, log: Path | None = None) -> None:
+    def __init__(
+        self, program: Path | None = None, log: Path | None = None, memory_mb: int = MAX_MEMORY_MB
+    ) -> None:
         """`program` as from `find`, which is asked if it is not given."""
+        self._memory_mb = memory_mb
         self._program = program or find()
         self._folder = Path(tempfile.mkdtemp(prefix="steno-redis-"))
         self._log = log or self._folder / "redis.log"
@@ -195,7 +198,7 @@ class EmbeddedRedis:
             "dir": str(self._folder),
             "save": "",
             "appendonly": "no",
-            "maxmemory": f"{MAX_MEMORY_MB}mb",
+            "maxmemory": f"{self._memory_mb}mb",
             "maxmemory-policy": "noeviction",
             "loglevel": "warning",
             "daemonize": "no",

@@ -67,6 +67,7 @@ class Stack:
         *,
         console: bool = False,
         nodes: int = 1,
+        redis_mb: int = redis_server.MAX_MEMORY_MB,
     ) -> None:
         self.host = host
         self.port = port
@@ -78,6 +79,7 @@ class Stack:
         self._workers = workers
         self._console = console
         self._nodes = nodes
+        self._redis_mb = redis_mb
         #: Of each ingress node, once started.
         self.ports: list[int] = []
         #: Where browsers connect, once started with a console.
@@ -191,7 +193,7 @@ class Stack:
 
     def _start_redis(self) -> str:
         started_s = time.monotonic()
-        self._redis = redis_server.EmbeddedRedis(log=self._log("redis"))
+        self._redis = redis_server.EmbeddedRedis(log=self._log("redis"), memory_mb=self._redis_mb)
         self._redis.start()
         self._tell("redis", f"{self._redis.url}, in memory, for this stack only", started_s)
         return self._redis.url

@@ -73,8 +73,9 @@ def checkpoint() -> dict[str, Any]:
     return {"config": config, "weights": weights, "vad_weights": vad, "pieces": pieces}
 
 
-def recognizer(lookahead: int, slots: int) -> Transducer:
-    return build(**checkpoint(), name="digits", licence="-", slots=slots, lookahead=lookahead)
+def recognizer(lookahead: int, slots: int, precision: str = "float32") -> Transducer:
+    parts = checkpoint()
+    return build(**parts, name="digits", licence="-", slots=slots, lookahead=lookahead, precision=precision)
 
 
 @cache

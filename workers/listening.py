@@ -6,10 +6,14 @@ after each hop is kept for a while, so that a worker that takes a session over l
 
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
+from wire import metrics
 from workers.memory import KEPT_HOPS, Hop, recall, remember, remember_silence
 from workers.recognizer import NO_FLUSH, Batch, Memory, Observation, Quiet, SlotOptions, Spec
 from workers.vad import HOP, SileroVAD
@@ -35,15 +39,15 @@ class Listener:
 
     def warm_up(self) -> None:
         """One hop, on a state that is nobody's."""
-        slots = self._spec.slots
+        slots, blank = self._spec.slots, self._state.context.new_zeros
         with torch.inference_mode():
-            self._vad.step(self._vad.state(slots), torch.zeros(slots, HOP), torch.ones(slots) > 0)
+            self._vad.step(self._vad.state(slots), blank(slots, HOP), blank(slots) == 0)
 
     def accept(self, batch: Batch) -> list[int]:
         """Take in the batch's audio, options and flushes. Returns the slots that have a new occupant."""
         fresh: list[int] = np.flatnonzero(batch.reset).tolist()
         if fresh:
-            self._vad.reset(self._state, torch.from_numpy(batch.reset))
+            self._vad.reset(self._state, self._there(batch.reset))
             for slot in fresh:
                 self._hops[slot].clear()
                 self.windows[slot] = self._opened(slot, int(batch.origin_ms[slot]), batch.options.get(slot))
@@ -64,11 +68,9 @@ class Listener:
             for slot in ready:
                 window = self.windows[slot]
                 hops[slot], active[slot] = window.audio(window.heard, window.heard + HOP), True
-            with torch.inference_mode():
-                speech = self._vad.step(
-                    self._state, torch.from_numpy(hops), torch.from_numpy(active)
-                ).tolist()
-            states = self._vad.rows(self._state).numpy()
+            with torch.inference_mode(), metrics.DECODE_SECONDS.labels("voice").time():
+                heard_now = self._vad.step(self._state, self._there(hops), self._there(active))
+                speech, states = heard_now.tolist(), self._vad.rows(self._state).cpu().numpy()
             for slot in ready:
                 window = self.windows[slot]
                 self._hear(window, speech[slot])
@@ -76,6 +78,10 @@ class Listener:
                 self._hops[slot].append(Hop(window.heard, window.speaking, window.onset, states[slot]))
                 told[slot].append(Observation(window.ms(window.heard), speech[slot]))
         return told
+
+    def _there(self, array: NDArray[Any]) -> Tensor:
+        """Where the detector is."""
+        return torch.from_numpy(array).to(self._state.context.device)
 
     def memory(self, slot: int) -> Memory:
         """What to keep of a slot's past, right after `Window.finish`."""

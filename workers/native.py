@@ -92,4 +92,5 @@ def _around(
     languages = tuple(sorted(tags.PROMPTS)) if network.config.num_prompts else ("en",)
     hop_ms = HOP // SAMPLES_PER_MS
     spec = Spec(name, licence, slots, CHUNK_SAMPLES, hop_ms, catch_up=CATCH_UP, languages=languages)
-    return Transducer(spec, network, SileroVAD(vad_weights), pieces, prompts=prompts)
+    vad = SileroVAD(vad_weights).to(network.encoder_projector.weight.device)
+    return Transducer(spec, network, vad, pieces, prompts=prompts)

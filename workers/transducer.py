@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from wire import metrics
 from workers import tags
 from workers.biasing import Vocabulary
 from workers.boosting import Boost
@@ -226,7 +227,9 @@ class Transducer:
         for stepper, rows in batches:
             if not rows:
                 continue
-            said = stepper.step(np.array(rows), np.stack([self._chunk(slot) for slot in rows]))
+            chunks = np.stack([self._chunk(slot) for slot in rows])
+            with metrics.DECODE_SECONDS.labels("transducer").time():
+                said = stepper.step(np.array(rows), chunks)
             for place, slot in enumerate(rows):
                 self._absorb(slot, said, place, news.setdefault(slot, _News()))
 

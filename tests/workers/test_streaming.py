@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.gpu import on_gpu
 from workers.biasing import Path, Terms, Vocabulary
 from workers.boosting import Boost
 from workers.bpe import Encoder
@@ -87,7 +88,7 @@ def test_key_terms_of_one_slot_are_none_of_its_neighbours_business():
     assert mine[1].count(7) > mine[0].count(7)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@on_gpu
 @pytest.mark.parametrize("lookahead", [0, 3])
 def test_a_captured_step_is_the_eager_one(lookahead: int):
     eager, graph = (stepper(8, lookahead, "cuda") for _ in range(2))
@@ -98,7 +99,7 @@ def test_a_captured_step_is_the_eager_one(lookahead: int):
         assert labels(eager.step(np.array(rows), audio)) == labels(graph.step(np.array(rows), audio))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@on_gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_stays_close(dtype: torch.dtype):
     exact, half = stepper(2, 1, "cuda"), stepper(2, 1, "cuda", dtype)

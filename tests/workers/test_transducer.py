@@ -15,6 +15,7 @@ import torch
 
 from tests import digits
 from tests.digits import needed
+from tests.gpu import on_gpu
 from tests.hearing import Told, told
 from tests.speech import FOX, pcm, samples
 from tests.takeover import served
@@ -202,6 +203,29 @@ def test_neighbours_and_pace_change_no_word_and_no_time(lookahead: int) -> None:
         for other in (together[name], hurried[name]):
             assert shown(other) == shown(alone)
         assert len(alone.finals) >= 2
+
+
+@needed
+@on_gpu
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("lookahead", [0, 3])
+def test_captured_steps_give_the_same_words_alone_and_in_company(lookahead: int, precision: str) -> None:
+    """A step of one and a step of many are different graphs, and products of different shapes."""
+    said = digits.strings(24)
+    crowd, one = (
+        digits.recognizer(lookahead, len(said), precision),
+        digits.recognizer(lookahead, 1, precision),
+    )
+    for recognizer in (crowd, one):
+        recognizer.warm_up()
+    together = told(crowd, {str(n): spoken.audio for n, spoken in enumerate(said)}, rules=PATIENT)
+    texts = [together[str(n)].text for n in range(len(said))]
+    for number, spoken in enumerate(said):
+        assert texts[number] == told(one, {"0": spoken.audio}, rules=PATIENT)["0"].text
+    exact = [digits.offline(spoken.audio, lookahead) for spoken in said]
+    if precision == "float32":
+        assert texts == exact
+    assert abs(errors(said, texts) - errors(said, exact)) <= 1
 
 
 def steps(
