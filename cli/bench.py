@@ -162,12 +162,12 @@ def _native(  # noqa: PLR0913, PLR0917 each is an option of the command
             level["lag_p95_ms"],
             ", ".join(f"{name}: {one['p50_ms']}/{one['p95_ms']}" for name, one in level["steps"].items()),
             level["state_mb"],
-            ", ".join(f"{name} {share:.0%}" for name, share in level["parts"].items()),
+            f"{level['busy']:.0%}",
             "yes" if level["holds"] else ", ".join(level["falls_short"]),
         )
         for level in result["levels"]
     ]
-    header = ("sessions", "lag p50", "p95", "step p50/p95 by sessions in it", "state, MB", "time in", "holds")
+    header = ("sessions", "lag p50", "p95", "step p50/p95 by sessions in it", "state, MB", "busy", "holds")
     _print(result, header, rows, as_json)
     if not as_json:
         _say(f"holds [bold]{result['holds']}[/] live sessions: p95 of lag at most a chunk of {chunk_ms} ms")

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wire import metrics
 from workers.memory import KEPT_HOPS, Hop, recall, remember, remember_silence
 from workers.recognizer import NO_FLUSH, Batch, Memory, Observation, Quiet, SlotOptions, Spec
 from workers.vad import HOP, SileroVAD
@@ -68,7 +67,7 @@ class Listener:
             for slot in ready:
                 window = self.windows[slot]
                 hops[slot], active[slot] = window.audio(window.heard, window.heard + HOP), True
-            with torch.inference_mode(), metrics.DECODE_SECONDS.labels("voice").time():
+            with torch.inference_mode():
                 heard_now = self._vad.step(self._state, self._there(hops), self._there(active))
                 speech, states = heard_now.tolist(), self._vad.rows(self._state).cpu().numpy()
             for slot in ready:

@@ -21,7 +21,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from wire import metrics
 from workers import tags
 from workers.biasing import Vocabulary
 from workers.boosting import Boost
@@ -227,9 +226,7 @@ class Transducer:
         for stepper, rows in batches:
             if not rows:
                 continue
-            chunks = np.stack([self._chunk(slot) for slot in rows])
-            with metrics.DECODE_SECONDS.labels("transducer").time():
-                said = stepper.step(np.array(rows), chunks)
+            said = stepper.step(np.array(rows), np.stack([self._chunk(slot) for slot in rows]))
             for place, slot in enumerate(rows):
                 self._absorb(slot, said, place, news.setdefault(slot, _News()))
 
