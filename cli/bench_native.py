@@ -5,6 +5,7 @@ mean nothing, and so it is not asked when finals came.
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from cli.bench_machine import Usage, metric
 from cli.bench_worker import LATE_MS, SILENCE, endpoint
 
 FRAME_MS = 80
+_BOUND = re.compile(r'^_bucket.*le="([^"]+)"')
 #: Sessions that one ingress, and one generator, has at most: half of what they can, so that neither is the limit.
 PER_NODE = 500
 #: Of so many talks each session speaks one, at a phase of its own.
@@ -103,9 +105,9 @@ def _room(count: int, nodes: int, workers: int) -> dict[str, str]:
 
 
 def worker_figures(ports: Sequence[int], passed_s: float) -> dict[str, Any]:
-    """What workers' metrics say of their steps in all: ms, MB of a session's state, and what share of `passed_s` they ran."""
+    """What workers' metrics say of their steps in all: ms, MB of a session's state, share of `passed_s` in steps."""
     lags, steps = _of_all(ports, "steno_news_lag_seconds"), _of_all(ports, "steno_step_seconds")
-    lag = _quantiles(lags, "{")
+    lag = _quantiles(lags)
     groups = sorted(
         {key.split('"')[1] for key in steps if key.startswith("_count{")},
         key=lambda name: int(name.split("-")[0]),
@@ -121,7 +123,7 @@ def worker_figures(ports: Sequence[int], passed_s: float) -> dict[str, Any]:
                 "p95_ms": found[95],
             }
             for name in groups
-            for found in [_quantiles(steps, f'{{occupancy="{name}",')]
+            for found in [_quantiles(steps, f'occupancy="{name}"')]
         },
         "state_mb": round(metric(ports[0], "steno_state_bytes").get("", 0.0) / 1e6, 3),
         "busy": round(
@@ -138,15 +140,12 @@ def _of_all(ports: Sequence[int], name: str) -> dict[str, float]:
     return dict(found)
 
 
-def _quantiles(series: Mapping[str, float], begin: str) -> dict[int, float | None]:
-    prefix = f'_bucket{begin}le="'
-    buckets = sorted(
-        (float(key.removeprefix(prefix).removesuffix('"}')), count)
-        for key, count in series.items()
-        if key.startswith(prefix)
-    )
-    found = {part: quantile_of_buckets(buckets, part) for part in (50, 95)}
-    return {part: None if value is None else round(value * 1000, 1) for part, value in found.items()}
+def _quantiles(series: Mapping[str, float], label: str = "") -> dict[int, float | None]:
+    """Of the histogram's series with this label, in ms."""
+    found = [(_BOUND.search(key), count) for key, count in series.items() if label in key]
+    buckets = sorted((float(bound[1]), count) for bound, count in found if bound)
+    quantiles = {part: quantile_of_buckets(buckets, part) for part in (50, 95)}
+    return {part: None if value is None else round(value * 1000, 1) for part, value in quantiles.items()}
 
 
 def judged(

@@ -34,12 +34,15 @@ def test_a_level_holds_while_steps_are_in_time(
 @needed
 @pytest.mark.weights
 @pytest.mark.timeout(180)
-def test_the_real_stack_is_measured() -> None:
-    result = bench_native.run(digits.FOLDER, 3, [2], 3, lambda _: None)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_real_stack_is_measured(workers: int) -> None:
+    result = bench_native.run(digits.FOLDER, 3, [2], 3, lambda _: None, workers=workers, send_ms=100)
     (level,) = result["levels"]
     assert level["errors"] == []
     assert level["lag_count"] > 0
     assert level["lag_p95_ms"] > 0
     assert sum(one["count"] for one in level["steps"].values()) > 10
+    assert all(0 < one["p50_ms"] <= one["p95_ms"] for one in level["steps"].values())
+    assert 0 < level["busy"] < 1
     assert 0.1 < level["state_mb"] < 1  # the digits model's, in float32
     assert result["settings"]["chunk_ms"] == 320
