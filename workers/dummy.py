@@ -1,24 +1,27 @@
 """Production shapes with random weights: what a machine holds can be measured without a checkpoint.
 
-The blank label's bias is sought at which noise makes about as many labels as speech does (five a second). A random
-network may still say ten on every frame, or none: a benchmark should tell how many there were.
+The blank label's bias is sought at which sounds make about as many labels as speech does (five a second). Of other sounds
+a random network may say more, at most one on every frame, or fewer: a benchmark should tell how many there were.
 """
 
 import torch
+from torch import Tensor
 
-from workers.features import HOP, WINDOW, StreamingLogMel
+from workers.features import HOP, SAMPLE_RATE, WINDOW, StreamingLogMel
 from workers.models.fastconformer import SUBSAMPLING, FastConformer, FastConformerConfig
 
 PREFIX = "dummy:"
-#: The class defaults of the published checkpoints.
+#: The class defaults of the published checkpoints; but random weights that say a label would say it again and again.
 SHAPES = {
-    "nemotron-en": FastConformerConfig(),
-    "nemotron-multi": FastConformerConfig(vocab_size=13_088, blank_token_id=13_087, num_prompts=128),
+    "nemotron-en": FastConformerConfig(max_symbols_per_step=1),
+    "nemotron-multi": FastConformerConfig(
+        vocab_size=13_088, blank_token_id=13_087, num_prompts=128, max_symbols_per_step=1
+    ),
 }
 #: Labels on a frame of 80 ms: five a second.
 LABELS = 0.4
-#: Rows and chunks of noise to find that out with.
-ROWS, PASSES = 16, 4
+#: Rows of sounds to find that out with, chunks after their left contexts are full, directions of drift.
+ROWS, PASSES, DRIFTS = 8, 4, 8
 
 
 def is_dummy(reference: str) -> bool:
@@ -54,28 +57,36 @@ def build(
     config = SHAPES[name.removeprefix(PREFIX)]
     torch.manual_seed(seed)
     with torch.device(device):
-        model = FastConformer(config, lookahead).to(dtype).eval().ready()
-        calibrate(model)
+        model = FastConformer(config, lookahead).to(dtype).eval()
+        # What was said before has no say: a random predictor would go on with whatever it began with.
+        for part in (model.decoder.decoder_projector.weight, model.decoder.decoder_projector.bias):
+            part.zero_()
+        calibrate(model.ready())
     return model
 
 
 def calibrate(model: FastConformer) -> None:
-    """Spread what the joint hears of noise, then move the blank's bias until greedy search says LABELS on a frame."""
+    """Spread what the joint hears of sounds, then move the blank's bias until greedy search says LABELS on a frame.
+
+    What is heard drifts for as long as left contexts fill, more than it follows the sound: directions of drift are
+    taken out, or each stream would say much at its begin and nothing later.
+    """
     rows = torch.arange(ROWS)
     device, weight = torch.get_default_device(), model.encoder_projector.weight
     mel, state = StreamingLogMel(model.config.num_mel_bins, device=str(device)), model.state(ROWS)
-    samples = HOP * (SUBSAMPLING * model.frames - 1) + WINDOW
-    # What is heard drifts while left contexts fill. On a CPU that would take minutes, and is left out.
-    for _ in range(model.left // model.frames if device.type == "cuda" else 0):
-        model.encode(state, rows, mel(torch.randn(ROWS, samples) * 0.1))
-    heard = torch.cat(
-        [model.encode(state, rows, mel(torch.randn(ROWS, samples) * 0.1)) for _ in range(PASSES)], 1
-    )
-    spread, middle = heard.float().std((0, 1)).clamp(min=1e-6), heard.float().mean((0, 1))
+    advance, passes = HOP * SUBSAMPLING * model.frames, model.left // model.frames + PASSES
+    width = advance - HOP + WINDOW
+    audio = sounds(ROWS, advance * passes + width)
+    chunks = [
+        model.encode(state, rows, mel(audio[:, at : at + width])) for at in range(0, advance * passes, advance)
+    ]
+    heard, bias = torch.cat(chunks, 1).float(), model.encoder_projector.bias
+    drift = torch.linalg.svd(heard.mean(0) - heard.mean((0, 1)), full_matrices=False)[2][:DRIFTS]
+    heard, steady = heard - heard @ drift.t() @ drift, weight.float() - drift.t() @ (drift @ weight.float())
+    spread, middle = heard.std((0, 1)).clamp(min=1e-6), heard.mean((0, 1))
     frames = ((heard - middle) / spread).to(weight.dtype)
-    bias = model.encoder_projector.bias
-    bias.copy_(((bias - middle) / spread).to(bias.dtype))
-    weight.div_(spread[:, None])
+    weight.copy_(steady / spread[:, None])
+    bias.copy_((bias.float() - drift.t() @ (drift @ bias.float()) - middle) / spread)
     low, high = -20.0, 20.0
     for _ in range(12):
         model.joint.head.bias[model.config.blank_token_id] = (low + high) / 2
@@ -84,3 +95,17 @@ def calibrate(model: FastConformer) -> None:
         labels, _, _ = model.search(state, rows, frames, at, said, 2 * frames.shape[1])
         many = (labels >= 0).sum() > LABELS * at.sum()
         low, high = ((low + high) / 2, high) if many else (low, (low + high) / 2)
+
+
+def sounds(rows: int, samples: int) -> Tensor:
+    """[rows, samples]: noise as loud, as coloured and as restless as voices are, each row in a way of its own.
+
+    Louder and lower than -60 and -10 dB, falling by 3 to 12 dB an octave from 200 Hz on, in syllables of 3 to 6 Hz.
+    """
+    hertz = torch.fft.rfftfreq(samples, 1 / SAMPLE_RATE)
+    falling = 3 + 9 * torch.rand(rows, 1)
+    colour = 10 ** (-falling / 20 * torch.log2((hertz / 200).clamp(min=1.0)))
+    noise = torch.fft.irfft(torch.fft.rfft(torch.randn(rows, samples)) * colour, samples)
+    loud = 10 ** (-0.5 - 2.5 * torch.rand(rows, 1)) / noise.std(1, keepdim=True)
+    turns = (3 + 3 * torch.rand(rows, 1)) * torch.arange(samples) / SAMPLE_RATE + torch.rand(rows, 1)
+    return noise * loud * (0.55 + 0.45 * torch.sin(2 * torch.pi * turns))
