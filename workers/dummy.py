@@ -78,7 +78,8 @@ def calibrate(model: FastConformer) -> None:
     width = advance - HOP + WINDOW
     audio = sounds(ROWS, advance * passes + width)
     chunks = [
-        model.encode(state, rows, mel(audio[:, at : at + width])) for at in range(0, advance * passes, advance)
+        model.encode(state, rows, mel(audio[:, at : at + width]))
+        for at in range(0, advance * passes, advance)
     ]
     heard, bias = torch.cat(chunks, 1).float(), model.encoder_projector.bias
     drift = torch.linalg.svd(heard.mean(0) - heard.mean((0, 1)), full_matrices=False)[2][:DRIFTS]
