@@ -109,4 +109,5 @@ def sounds(rows: int, samples: int) -> Tensor:
     noise = torch.fft.irfft(torch.fft.rfft(torch.randn(rows, samples)) * colour, samples)
     loud = 10 ** (-0.5 - 2.5 * torch.rand(rows, 1)) / noise.std(1, keepdim=True)
     turns = (3 + 3 * torch.rand(rows, 1)) * torch.arange(samples) / SAMPLE_RATE + torch.rand(rows, 1)
-    return noise * loud * (0.55 + 0.45 * torch.sin(2 * torch.pi * turns))
+    found: Tensor = noise * loud * (0.55 + 0.45 * torch.sin(2 * torch.pi * turns))
+    return found
