@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,9 @@ from cli.bench_shown import show as _print
 from cli.bench_shown import show_levels as _print_levels
 from cli.bench_shown import title as _title
 from cli.bench_shown import write as _write
+
+if TYPE_CHECKING:
+    from cli.bench_native import Asked
 
 app = typer.Typer(
     help="Measure the whole stack on this machine: accuracy, sessions, latency.\n\nEach starts a stack of its own, and "
@@ -80,6 +83,10 @@ def worker(  # noqa: PLR0913 each is an option of the command
     send_ms: Annotated[
         int, typer.Option(min=50, max=1000, help="With --model: audio of a client's message, in ms.")
     ] = 50,
+    step_ms: Annotated[
+        int,
+        typer.Option(min=0, max=500, show_default="STEP_MS", help="With --model: ms between two steps."),
+    ] = 0,
     as_json: AsJson = False,
     out: Out = RESULTS,
     quick: Quick = False,
@@ -89,9 +96,12 @@ def worker(  # noqa: PLR0913 each is an option of the command
     With --model workers serve a native transducer, and a level is judged by the lag of their steps.
     """
     if model:
+        from cli.bench_native import Asked
+
         counts = _counts("1,2" if quick else sessions)
         length = 15 if quick else seconds
-        _native(model, lookahead, pool, counts, length, workers or 1, send_ms, as_json, out, quick)
+        asked = Asked(model, lookahead, counts, length, pool, workers or 1, send_ms, step_ms)
+        _native(asked, as_json, out, quick)
         return
     from cli import bench_picture, bench_pools, bench_worker
 
@@ -131,23 +141,11 @@ def worker(  # noqa: PLR0913 each is an option of the command
         _say("[yellow]other programs used this machine meanwhile: the figures tell of them too[/]")
 
 
-def _native(  # noqa: PLR0913, PLR0917 each is an option of the command
-    model: str,
-    lookahead: int,
-    pool: str,
-    counts: list[int],
-    seconds: float,
-    workers: int,
-    send_ms: int,
-    as_json: bool,
-    out: Path,
-    quick: bool,
-) -> None:
+def _native(asked: "Asked", as_json: bool, out: Path, quick: bool) -> None:
     from cli import bench_native, bench_picture
 
-    with _measuring(as_json, [pool]) as tell:
-        measured = bench_native.run(model, lookahead, counts, seconds, tell, pool, workers, send_ms)
-        result = _result(f"native-{lookahead}", measured, quick)
+    with _measuring(as_json, [asked.pool]) as tell:
+        result = _result(f"native-{asked.lookahead}", bench_native.run(asked, tell), quick)
     chunk_ms = result["settings"]["chunk_ms"]
     told = {
         f"{level['sessions']} sessions: lag": [ms for ms in (level["lag_p50_ms"], level["lag_p95_ms"]) if ms]

@@ -8,17 +8,22 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from cli import bench_clips, bench_load, bench_pools, up
 from cli.bench_figures import percentile, quantile_of_buckets
 from cli.bench_machine import Usage, metric
 from cli.bench_worker import LATE_MS, SILENCE, endpoint
+from wire import service
+from workers.settings import WorkerSettings
 
 FRAME_MS = 80
 _BOUND = re.compile(r'^_bucket.*le="([^"]+)"')
 #: Sessions that one ingress, and one generator, has at most: half of what they can, so that neither is the limit.
 PER_NODE = 500
+#: So many sessions begin in a second, at most.
+COMERS_PER_S = 400
 #: Of so many talks each session speaks one, at a phase of its own.
 TALKS = 64
 #: Redis may take so much for each session; the measured need is a fifth.
@@ -32,37 +37,49 @@ METHOD = (
 )
 
 
-def run(
-    model: str,
-    lookahead: int,
-    counts: Sequence[int],
-    seconds: float,
-    tell: Callable[[str], None],
-    pool: str = "english",
-    workers: int = 1,
-    send_ms: int = bench_load.CHUNK_MS,
-) -> dict[str, Any]:
-    """Measure each level with so many workers, which share a GPU if there is one, until one does not hold.
+@dataclass(frozen=True)
+class Asked:
+    """What to measure: levels with so many workers, which share a GPU if there is one.
 
-    `send_ms`: audio of one message of a client. Raises StackError.
+    `send_ms`: audio of one message of a client; `step_ms`: the workers' STEP_MS, 0: as it is.
     """
+
+    model: str
+    lookahead: int
+    counts: Sequence[int]
+    seconds: float
+    pool: str = "english"
+    workers: int = 1
+    send_ms: int = bench_load.CHUNK_MS
+    step_ms: int = 0
+
+
+def run(asked: Asked, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Measure each level until one does not hold. Raises StackError."""
+    pool, workers, counts, seconds = asked.pool, asked.workers, asked.counts, asked.seconds
+    step_ms = asked.step_ms or service.load(WorkerSettings).step_ms
     bench = bench_pools.of(pool)
     clips = bench_clips.recordings(bench.languages)
     spoken = [phrase for clip in clips for phrase in bench_clips.phrases(clip)]
     talks = [bench_clips.talk(spoken, number, seconds) for number in range(min(max(counts), TALKS))]
-    chunk_ms, levels = FRAME_MS * (lookahead + 1), []
+    chunk_ms, levels = FRAME_MS * (asked.lookahead + 1), []
     for count in counts:
         tell(f"{count} sessions, {workers} workers, {seconds:.0f} s")
         nodes = math.ceil(count / PER_NODE)
-        env = _room(count, nodes, workers) | {"MODEL": model, "LOOKAHEAD": str(lookahead)}
+        env = _room(count, nodes, workers) | {
+            "MODEL": asked.model,
+            "LOOKAHEAD": str(asked.lookahead),
+            "STEP_MS": str(step_ms),
+        }
         megabytes = max(512, int(count * REDIS_MB_PER_SESSION))
         with up.Stack(pools=[pool], env=env, workers=workers, nodes=nodes, redis_mb=megabytes) as stack:
             loads = [
                 bench_load.Load(
                     endpoint(url, speech_model=bench.speech_model, **SILENCE),
                     tuple(talks[at % len(talks)] for at in range(node, count, nodes)),
+                    stagger_s=max(bench_load.STAGGER_S, count / COMERS_PER_S),
                     seed=count + node,
-                    chunk_ms=send_ms,
+                    chunk_ms=asked.send_ms,
                 )
                 for node, url in enumerate(stack.urls)
             ]
@@ -81,13 +98,14 @@ def run(
     held = [level["sessions"] for level in levels if level["holds"]]
     settings = {
         "pool": pool,
-        "model": model,
-        "lookahead": lookahead,
+        "model": asked.model,
+        "lookahead": asked.lookahead,
         "chunk_ms": chunk_ms,
         "seconds": seconds,
         "workers": workers,
         "per_node": PER_NODE,
-        "send_ms": send_ms,
+        "send_ms": asked.send_ms,
+        "step_ms": step_ms,
     }
     return {"settings": settings, "method": METHOD, "holds": max(held, default=0), "levels": levels}
 

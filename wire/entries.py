@@ -267,8 +267,18 @@ def pack_audio(entry: AudioEntry) -> bytes:
     return _pack(Kind.CONTROL, int(entry.order), entry.position, entry.fields)
 
 
+#: An audio frame's types, and how it begins.
+_FRAME_TYPES, _FRAME_BEGINS = [int, int, int, bytes], [VERSION, int(Kind.AUDIO)]
+
+
 def unpack_audio(data: bytes) -> AudioEntry:
     """One entry of a session's audio log. Raises EntryError."""
+    value = unpack_value(data)
+    # What nearly every entry is; of all others it is found out what they are, or what is wrong with them.
+    if type(value) is list and list(map(type, value)) == _FRAME_TYPES and value[:2] == _FRAME_BEGINS:
+        _, _, position, pcm = value
+        if position >= 0 and len(pcm) % 2 == 0:
+            return AudioFrame(position, pcm)
     kind, fields = _unpack(data, Kind.AUDIO, Kind.CONTROL)
     if kind is Kind.AUDIO:
         position, pcm = _checked(fields, int, bytes)

@@ -24,6 +24,7 @@ from collections.abc import (
 )
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -584,19 +585,14 @@ class Bus:
 
     async def _own(self, op: str, pool: str, worker: str, offer_ids: Sequence[bytes]) -> list[bool]:
         offers = self.keys.offers(pool)
-        results = await self.run_script(
-            [((offers,), (op, WORKERS_GROUP, worker, offer)) for offer in offer_ids]
-        )
-        return [result == 1 for result in results]
+        calls = [((offers,), (op, WORKERS_GROUP, worker, offer)) for offer in offer_ids]
+        return [result == 1 for result in await self.run_script(calls, often=True)]
 
     async def renew(self, pool: str, worker: str, leases: Sequence[Lease]) -> list[Lease]:
         """Renew leases; returns those that are lost: another worker holds them, or the session is gone."""
         kept = await self._own("renew", pool, worker, [lease.offer_id for lease in leases])
-        pipeline = self._redis.pipeline(transaction=False)
-        for lease in leases:
-            pipeline.exists(self.keys.state(lease.session))
-        pipeline.expire(self.keys.offers(pool), POOL_TTL_S)
-        alive = await self._execute(pipeline)
+        looks = [("EXISTS", self.keys.state(lease.session)) for lease in leases]
+        alive = await self._run([*looks, ("EXPIRE", self.keys.offers(pool), POOL_TTL_S)], self._line)
         return [
             lease for lease, ours, state in zip(leases, kept, alive, strict=False) if not ours or state == 0
         ]
@@ -623,18 +619,27 @@ class Bus:
         return found
 
     async def _read_logs(self, cursors: Mapping[str, bytes]) -> list[tuple[str, Any]]:
-        """In a cluster each session is read by itself: a command may touch one slot only. Still one round trip."""
+        """In a cluster each session is read by itself: a command may touch one slot only. Still one round trip.
+
+        Entries are as Redis sends them, their fields as one list of names and values: the library would make a dict of
+        each, which takes as long as all else of it.
+        """
         sessions = {self.keys.audio(session): session for session in cursors}
-        if not self._servers.is_cluster:
-            with _reaching_redis():
-                wanted = {key: cursors[session] for key, session in sessions.items()}
-                reply = await self._redis.xread(wanted, count=READ_ENTRIES)
-            return [(sessions[key], entries) for key, entries in reply]
+        if self._line is not None:
+            words = ("XREAD", "COUNT", READ_ENTRIES, "STREAMS", *sessions, *cursors.values())
+            (reply,) = await self._run([words], self._line)
+            if isinstance(reply, RedisError):
+                raise BusUnavailable(f"Redis refused to be read: {reply}")
+            return [(sessions[key], entries) for key, entries in reply or ()]
         pipeline = self._redis.pipeline(transaction=False)
         for key, session in sessions.items():
             pipeline.xrange(key, min=b"(" + cursors[session], count=READ_ENTRIES)
         logs = zip(sessions.values(), await self._execute(pipeline), strict=True)
-        return [(session, entries) for session, entries in logs if isinstance(entries, list)]
+        return [
+            (session, [(entry, list(chain.from_iterable(fields.items()))) for entry, fields in entries])
+            for session, entries in logs
+            if isinstance(entries, list)
+        ]
 
     async def publish(self, publications: Sequence[Publication]) -> list[Lease]:
         """Write events, checkpoints and trims, then tell the ingress nodes. Returns leases that are lost.
@@ -792,8 +797,8 @@ def _following_entries(cursor: bytes, entries: Sequence[tuple[bytes, Any]]) -> L
             break
         logged.cursor = entry
         try:
-            logged.entries.append((entry, unpack_audio(fields[_ENTRY])))
-        except (EntryError, KeyError) as error:
+            logged.entries.append((entry, unpack_audio(fields[fields.index(_ENTRY) + 1])))
+        except (EntryError, ValueError) as error:
             refused("audio", error)
     return logged
 

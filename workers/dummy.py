@@ -82,7 +82,10 @@ def calibrate(model: FastConformer) -> None:
         for at in range(0, advance * passes, advance)
     ]
     heard, bias = torch.cat(chunks, 1).float(), model.encoder_projector.bias
-    drift = torch.linalg.svd(heard.mean(0) - heard.mean((0, 1)), full_matrices=False)[2][:DRIFTS]
+    moves = (
+        heard.mean(0) - heard.mean((0, 1))
+    ).cpu()  # small: a processor is as fast, and the same everywhere
+    drift = torch.linalg.svd(moves, full_matrices=False)[2][:DRIFTS].to(heard)
     heard, steady = heard - heard @ drift.t() @ drift, weight.float() - drift.t() @ (drift @ weight.float())
     spread, middle = heard.std((0, 1)).clamp(min=1e-6), heard.mean((0, 1))
     frames = ((heard - middle) / spread).to(weight.dtype)

@@ -253,7 +253,8 @@ class Ending:
 
 def ending(at: Moment) -> Ending | None:
     """The turn's end by the rule that ends it first; None if it goes on."""
-    ends = {rule.__name__: end for rule in RULES if (end := rule(at)) is not None}
+    rules = RULES if at.pauses else (long,)  # all others wait for a silence
+    ends = {rule.__name__: end for rule in rules if (end := rule(at)) is not None}
     if not ends:
         return None
     first = min(ends, key=ends.__getitem__)

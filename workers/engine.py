@@ -344,8 +344,9 @@ class Engine:
                 self._notice_hold_up(seat)
                 seat.receive(logged.cursor, logged.entries, since_s)
         for seat in list(self._seats.values()):
-            self._guarded(seat, partial(self._feed, seat))
-            self._recorder.read(seat)
+            if seat.next() is not None:
+                self._guarded(seat, partial(self._feed, seat))
+                self._recorder.read(seat)
 
     def _notice_hold_up(self, seat: Seat) -> None:
         """After an outage of Redis, or of its ingress, a session is heard as it would have been without one."""

@@ -18,7 +18,7 @@ from workers.features import HOP, WINDOW, StreamingLogMel
 from workers.models.fastconformer import SUBSAMPLING, FastConformer, State
 
 #: Frames of one launch at most: bounds the memory of a step.
-MOST_FRAMES = 8192
+MOST_FRAMES = 4096
 
 
 @dataclass(frozen=True)
@@ -164,13 +164,17 @@ class Stepper:
         )
 
     @torch.inference_mode()
-    def warm_up(self) -> None:
-        """Run every batch size on nobody's row and, on CUDA, capture it."""
+    def warm_up(self, pool: Any = None) -> None:
+        """Run every batch size on nobody's row and, on CUDA, capture it.
+
+        `pool`: memory of graphs (`torch.cuda.graph_pool_handle`), shared with steppers that never run at the same time:
+        nothing of a graph's is needed once it is over.
+        """
         self._rows.fill_(self.slots)
         if self.device.type != "cuda":
             self._whole(1)
             return
-        pool = torch.cuda.graph_pool_handle()
+        pool = pool or torch.cuda.graph_pool_handle()
         for size in reversed(self.sizes):
             graphs = []
             for part in (self._whole, self._search):
@@ -185,6 +189,7 @@ class Stepper:
                 graphs.append(graph)
             self._graphs[size] = (graphs[0], graphs[1])
         torch.cuda.synchronize()
+        torch.cuda.empty_cache()  # what the runs before the captures took: other workers may share the GPU
 
 
 def _joined(parts: list[Labels], order: NDArray[np.int64]) -> Labels:

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from workers import tags
@@ -122,8 +123,10 @@ class Transducer:
 
     def warm_up(self) -> None:
         """Every shape once; on CUDA, every graph is captured."""
-        for stepper in self.steppers.values():
-            stepper.warm_up()
+        steppers = list(self.steppers.values())
+        pool = torch.cuda.graph_pool_handle() if steppers[0].device.type == "cuda" else None
+        for stepper in steppers:
+            stepper.warm_up(pool)
         self._listener.warm_up()
 
     def step(self, batch: Batch) -> list[Hypothesis | None]:

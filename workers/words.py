@@ -60,6 +60,8 @@ _LEADS = frozenset("เแโใไເແໂໃໄ")
 #: The least length of a unit of those, in characters.
 SOUTHEAST_UNIT = 4
 
+#: A piece of a word in letters of ASCII, maybe its first.
+_PLAIN = re.compile(rb" ?[A-Za-z0-9]+")
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}".encode()
 #: Signs of Unicode's punctuation that are said, and so may be a word of their own.
 _SAID = frozenset("&%@#*/\\_")
@@ -100,19 +102,15 @@ def spell(
       (skipped tokens count with the word before, or the first). No words, no account.
     """
     spelled = [_spelling(pieces, token) for token in tokens]
-    words: list[_Spelled] = []
     leading = 0  # tokens before the first word
-    for group in _groups(spelled):
-        text = _text(b"".join(spelled[place] for place in group), held=True)
-        if not all(map(is_mark, text)):
-            words.append(_Spelled(text, group))
-        elif words:
-            words[-1] = _Spelled(words[-1].text + text, [*words[-1].places, *group])
-        else:
-            leading += len(group)
-    said = [
-        [place for place in word.places if not all(map(is_mark, _text(spelled[place])))] for word in words
-    ]
+    if all(map(_PLAIN.fullmatch, spelled)):  # most of English: nothing of what follows can happen
+        words = _plain(spelled)
+        said = [word.places for word in words]
+    else:
+        words, leading = _marked(spelled)
+        said = [
+            [place for place in word.places if not all(map(is_mark, _text(spelled[place])))] for word in words
+        ]
     starts, ends = _apart([starts_ms[places[0]] for places in said], [ends_ms[places[-1]] for places in said])
     counts = [len(word.places) + (leading if number == 0 else 0) for number, word in enumerate(words)]
     confidences = [_geometric_mean([probabilities[place] for place in places]) for places in said]
@@ -124,6 +122,31 @@ def spell(
 class _Spelled:
     text: str
     places: list[int]
+
+
+def _plain(spelled: Sequence[bytes]) -> list[_Spelled]:
+    """Words of pieces that all fit `_PLAIN`."""
+    groups: list[list[int]] = []
+    for place, spelling in enumerate(spelled):
+        if not groups or spelling.startswith(b" "):
+            groups.append([])
+        groups[-1].append(place)
+    return [_Spelled(b"".join(spelled[place] for place in group).strip().decode(), group) for group in groups]
+
+
+def _marked(spelled: Sequence[bytes]) -> tuple[list[_Spelled], int]:
+    """Words of any pieces, punctuation joined to them, and how many pieces come before the first word."""
+    words: list[_Spelled] = []
+    leading = 0
+    for group in _groups(spelled):
+        text = _text(b"".join(spelled[place] for place in group), held=True)
+        if not all(map(is_mark, text)):
+            words.append(_Spelled(text, group))
+        elif words:
+            words[-1] = _Spelled(words[-1].text + text, [*words[-1].places, *group])
+        else:
+            leading += len(group)
+    return words, leading
 
 
 def _spelling(pieces: Sequence[bytes], token: int) -> bytes:

@@ -36,7 +36,8 @@ def test_a_level_holds_while_steps_are_in_time(
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_real_stack_is_measured(workers: int) -> None:
-    result = bench_native.run(digits.FOLDER, 3, [2], 3, lambda _: None, workers=workers, send_ms=100)
+    asked = bench_native.Asked(digits.FOLDER, 3, [2], 3, workers=workers, send_ms=100)
+    result = bench_native.run(asked, lambda _: None)
     (level,) = result["levels"]
     assert level["errors"] == []
     assert level["lag_count"] > 0

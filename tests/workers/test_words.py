@@ -1,6 +1,7 @@
 """Tokens to words, times from attention, agreement, guards. The vocabulary here is small and our own."""
 
 import math
+import random
 from itertools import pairwise
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from workers import words as written
 from workers.words import (
     LOOP_PHRASE_TOKENS,
     LOOP_TIMES,
@@ -521,3 +523,10 @@ def test_of_two_the_one_that_finds_time_is_believed() -> None:
 )
 def test_what_goes_on_with_a_word(piece: bytes, expected: bool) -> None:
     assert goes_on(piece) is expected
+
+
+def test_plain_english_takes_a_shorter_way_to_the_same_words() -> None:
+    pieces, pick = [b" he", b"llo", b" wor", b"ld", b" a", b"7"], random.Random(4)
+    for _ in range(200):
+        spelled = pick.choices(pieces, k=pick.randint(1, 8))
+        assert written._marked(spelled) == (written._plain(spelled), 0)
