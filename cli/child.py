@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -30,6 +31,8 @@ _HOST = "127.0.0.1"
 #: Where ports of children are looked for: below those that the system gives to connections (Linux: from 32,768), one of
 #: which might come between the look and the child.
 _PORTS = range(20_000, 32_000)
+#: Those of late.
+_GIVEN = deque[int](maxlen=4_096)
 
 
 def free_ports(count: int) -> list[int]:
@@ -37,10 +40,13 @@ def free_ports(count: int) -> list[int]:
     found: list[int] = []
     while len(found) < count:
         port = random.choice(_PORTS)
+        if port in _GIVEN:  # whoever it was meant for may not have started yet
+            continue
         with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
             for one in (port, port + 10_000):
                 stack.enter_context(socket.create_server((_HOST, one)))
-            found += [port] * (port not in found)
+            found.append(port)
+            _GIVEN.append(port)
     return found
 
 

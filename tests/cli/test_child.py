@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from cli.child import Child, died_of
+from cli.child import Child, died_of, free_ports
 
 PATIENT = "import signal, sys, time\nprint('here', flush=True)\ntime.sleep(600)\n"
 STUBBORN = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + PATIENT
@@ -139,3 +139,8 @@ def test_stopping_the_keeper_stops_the_foreign_program(log, wait_until_sync) -> 
 )
 def test_exit_codes_in_words(code, words) -> None:
     assert died_of(code) == words.replace("signal -99", "signal 99")
+
+
+def test_a_port_is_not_given_again_before_whoever_got_it_has_had_time_to_listen() -> None:
+    given = [*free_ports(1_000), *(free_ports(1)[0] for _ in range(1_000))]
+    assert len(set(given)) == 2_000
