@@ -183,6 +183,7 @@ class Ingress:
 
     async def run(self, drain: asyncio.Event) -> None:
         """Serve until `drain`, which a failed licence sets, then until the sessions have ended or their time is up."""
+        heap.hold()
         async with await self._front.listen(self._handle) as server, self._tasks as tasks:
             self.port = next(iter(server.sockets)).getsockname()[1]
             self.listening.set()

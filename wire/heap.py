@@ -14,20 +14,34 @@ from typing import Any
 TRIM_S = 30.0
 
 
-def _trimmer() -> Any:
-    """glibc's malloc_trim; None where there is none (musl, macOS)."""
+#: What `hold` keeps: a few times what a node packs or reads at once.
+HELD_BYTES = 8 * 2**20
+#: Of glibc's malloc.h.
+_TRIM_THRESHOLD = -1
+
+
+def _of_glibc(name: str) -> Any:
+    """A function of glibc; None where there is none (musl, macOS)."""
     try:
-        return ctypes.CDLL(None).malloc_trim
+        return getattr(ctypes.CDLL(None), name)
     except (AttributeError, OSError):
         return None
 
 
-_TRIM = _trimmer()
+_TRIM, _SET = _of_glibc("malloc_trim"), _of_glibc("mallopt")
 
 
 def trim() -> bool:
     """Give back what is free; whether there was anything, False also where that cannot be done."""
     return bool(_TRIM(0)) if _TRIM is not None else False
+
+
+def hold(size: int = HELD_BYTES) -> bool:
+    """Give nothing back of less than `size` that is free at the heap's end, but in `trim`; False where that cannot be
+    said. Each page that was given back costs a fault when it is taken again, and that is what a service does all the
+    time whose work comes in beats.
+    """
+    return bool(_SET(_TRIM_THRESHOLD, size)) if _SET is not None else False
 
 
 async def keep_trim(every_s: float = TRIM_S) -> None:
