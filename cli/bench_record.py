@@ -25,6 +25,8 @@ POOL = "english"
 SETTLE_S = FLUSH_S + 0.5
 #: A second of audio, in bytes.
 AUDIO_BYTES = 32_000
+#: What Redis may take of this machine, in MiB.
+MOST_MB = 4_096
 #: What recording may add to the processor time of each.
 GOAL_SHARE = 0.05
 #: Whom the goal is for.
@@ -52,9 +54,9 @@ def run(
     crowd: int, sessions: int, seconds: tuple[float, float], rounds: int, tell: Callable[[str], None]
 ) -> dict[str, Any]:
     """`crowd` sessions on ingress, `sessions` on the worker (0: none), a turn of so many seconds. Raises StackError."""
-    if crowd * seconds[0] * (rounds + 1) * AUDIO_BYTES > redis_server.MAX_MEMORY_MB * 2**20 / 2:
+    if (wanted := _memory_mb(crowd, seconds[0], rounds)) > MOST_MB:
         raise StackError(
-            "Redis cannot hold so much audio here: take a smaller crowd, or fewer seconds or rounds"
+            f"Redis would take {wanted} MiB, of {MOST_MB} at most: take a smaller crowd, or fewer seconds or rounds"
         )
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         found = runner.run(_all(crowd, sessions, seconds, rounds, tell))
@@ -74,12 +76,17 @@ async def _all(
 ) -> dict[str, Pairs]:
     found: dict[str, Pairs] = {}
     for mode, env in modes().items():
-        async with _ingress(env, crowd, seconds[0]) as turn:
+        async with _ingress(env, crowd, seconds[0], _memory_mb(crowd, seconds[0], rounds)) as turn:
             found[mode] = await pairs(turn, rounds, tell, f"ingress, {mode}")
         if sessions:
             async with _worker(env, sessions, seconds[1]) as turn:
                 found[mode] |= await pairs(turn, rounds, tell, f"worker, {mode}")
     return found
+
+
+def _memory_mb(crowd: int, seconds: float, rounds: int) -> int:
+    """What the audio of the crowd's recorded turns takes in Redis, and as much for all else."""
+    return max(redis_server.MAX_MEMORY_MB, int(2 * crowd * seconds * (rounds + 1) * AUDIO_BYTES / 2**20))
 
 
 async def pairs(turn: Turn, rounds: int, tell: Callable[[str], None], what: str) -> Pairs:
@@ -110,9 +117,9 @@ def rows(found: Mapping[str, Pairs]) -> list[dict[str, Any]]:
 
 
 @asynccontextmanager
-async def _ingress(env: Mapping[str, str], size: int, seconds: float) -> AsyncIterator[Turn]:
+async def _ingress(env: Mapping[str, str], size: int, seconds: float, memory_mb: int) -> AsyncIterator[Turn]:
     settings = {name.lower(): value for name, value in env.items()}
-    with redis_server.EmbeddedRedis() as redis, bench_scripted.running(redis.url):
+    with redis_server.EmbeddedRedis(memory_mb=memory_mb) as redis, bench_scripted.running(redis.url):
         async with bench_inside.running(redis.url, 2 * size + 100, settings) as inside:
             for recorded in (False, True):
                 await inside.enter(_named(recorded), size, f"&record={_named(recorded)}")
