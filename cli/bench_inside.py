@@ -6,7 +6,6 @@ the kernel's part, the loop's, ours.
 """
 
 import asyncio
-import gc
 import socket
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -18,7 +17,7 @@ from ingress.server import Ingress
 from ingress.settings import IngressSettings
 from wire.errors import StackError
 from wire.keys import Keys
-from wire.service import Probe
+from wire.service import Probe, few_collections
 from wire.streams import Bus
 
 #: Clients write in so many groups, one after the other, in the time of a frame.
@@ -90,20 +89,19 @@ async def running(redis_url: str, count: int, env: Mapping[str, object]) -> Asyn
     bus, drain = Bus(settings.redis_url, Keys(settings.namespace)), asyncio.Event()
     probe = Probe(up.LOCAL_HOST, 0)
     ingress = Ingress(settings, bus, probe)
-    gc.freeze()  # as the service does (`wire/service.py`)
     try:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(ingress.run(drain))
-            await ingress.listening.wait()
-            async with asyncio.timeout(PATIENCE_S):
-                while not probe.ready:  # noqa: ASYNC110 others set it, from no loop of ours
-                    await asyncio.sleep(0.05)
-            inside = Inside(ingress.port)
-            try:
-                yield inside
-            finally:
-                inside.leave()
-                drain.set()
+        with few_collections():  # as in the service
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(ingress.run(drain))
+                await ingress.listening.wait()
+                async with asyncio.timeout(PATIENCE_S):
+                    while not probe.ready:  # noqa: ASYNC110 others set it, from no loop of ours
+                        await asyncio.sleep(0.05)
+                inside = Inside(ingress.port)
+                try:
+                    yield inside
+                finally:
+                    inside.leave()
+                    drain.set()
     finally:
-        gc.unfreeze()
         await bus.close()

@@ -1,6 +1,7 @@
 """How a process lives: settings, log lines, the probe over real HTTP, and real processes that are signalled."""
 
 import asyncio
+import gc
 import io
 import json
 import logging
@@ -499,3 +500,12 @@ def test_a_bug_is_told_with_its_traceback(process, body: str):
     assert child.returncode == 1
     assert "Traceback" in err
     assert "ZeroDivisionError: a bug" in err
+
+
+def test_a_service_seldom_looks_for_garbage_and_leaves_all_as_it_was() -> None:
+    before, frozen = gc.get_threshold(), gc.get_freeze_count()
+    with service.few_collections():
+        assert gc.get_threshold() == service.THRESHOLDS
+        assert gc.get_freeze_count() > frozen
+    assert gc.get_threshold() == before
+    assert gc.get_freeze_count() == 0
