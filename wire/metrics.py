@@ -115,7 +115,6 @@ BACKLOG_SECONDS = _gauge(
     "backlog_seconds",
     "Audio appended and not yet stepped, worst session that is no replay, in seconds of audio.",
 )
-DECODE_SECONDS = _histogram("decode_seconds", "Time of one batch of decoding, by kind.", _COMPUTE_S, "kind")
 PARTIALS_TOTAL = _counter("partials_total", "Partial turns published.")
 FINALS_TOTAL = _counter("finals_total", "Final turns published.")
 END_OF_TURN_DELAY_SECONDS = _histogram(

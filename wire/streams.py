@@ -655,14 +655,14 @@ class Bus:
                 if (saved := publication.checkpoint) is not None:
                     lease = publication.lease
                     inbox.append(pack_saved(Saved(lease.session, lease.generation, pack_checkpoint(saved))))
-        pipeline = self._redis.pipeline(transaction=False)
+        commands: list[tuple[Any, ...]] = []
         for instance, events in inboxes.items():
             if events:
                 key = self.keys.inbox(instance)
-                numbered = {str(number): event for number, event in enumerate(events)}
-                pipeline.xadd(key, numbered, maxlen=INBOX_ENTRIES)
-                pipeline.expire(key, INBOX_TTL_S)
-        for told in await self._execute(pipeline):
+                numbered = chain.from_iterable(enumerate(events))
+                commands.append(("XADD", key, "MAXLEN", "~", INBOX_ENTRIES, "*", *numbered))
+                commands.append(("EXPIRE", key, INBOX_TTL_S))
+        for told in await self._run(commands, self._line) if commands else ():
             if isinstance(told, RedisError):  # published again, it is told again
                 raise BusUnavailable(f"Redis refused events: {told}")
         return [item.lease for item, result in zip(publications, results, strict=True) if result in (0, -1)]

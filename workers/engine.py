@@ -436,6 +436,9 @@ class Engine:
             if not seat.tells_partials:
                 return
             metrics.PARTIALS_TOTAL.inc()
+            if turn.words and seat.is_first_partial(turn):
+                heard_ms = seat.ms(self._slots.stepped(seat.session))
+                metrics.FIRST_PARTIAL_SECONDS.observe((heard_ms - turn.words[0].start) / 1000)
         self._outbox.append(seat.publication(turn))
 
     def _guarded(self, seat: Seat, act: Callable[[], None]) -> None:

@@ -34,6 +34,7 @@ class Listener:
         self.windows = [Window() for _ in range(spec.slots)]
         self._spec, self._vad, self._pause_ms = spec, vad, pause_ms
         self._state = vad.state(spec.slots)
+        self._audio = np.zeros((spec.slots, HOP), np.float32)  # of the hops that are heard next
         self._hops: list[deque[Hop]] = [deque(maxlen=KEPT_HOPS) for _ in range(spec.slots)]
 
     def warm_up(self) -> None:
@@ -62,13 +63,13 @@ class Listener:
         """Speech probability of every hop that is complete, by slot."""
         told: list[list[Observation]] = [[] for _ in self.windows]
         while ready := [slot for slot, window in enumerate(self.windows) if window.end - window.heard >= HOP]:
-            hops = np.zeros((self._spec.slots, HOP), np.float32)
             active = np.zeros(self._spec.slots, bool)
+            active[ready] = True
             for slot in ready:
                 window = self.windows[slot]
-                hops[slot], active[slot] = window.audio(window.heard, window.heard + HOP), True
+                self._audio[slot] = window.audio(window.heard, window.heard + HOP)
             with torch.inference_mode():
-                heard_now = self._vad.step(self._state, self._there(hops), self._there(active))
+                heard_now = self._vad.step(self._state, self._there(self._audio), self._there(active))
                 speech, states = heard_now.tolist(), self._vad.rows(self._state).cpu().numpy()
             for slot in ready:
                 window = self.windows[slot]

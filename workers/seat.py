@@ -88,6 +88,7 @@ class Seat:
         self._origin_ms = self.origin_ms
         self._begins: deque[int] = deque([self.origin_ms])
         self._sequence = 0
+        self._shown_order = saved.turn_order - 1  # of the newest turn that was shown before it was over
         self._speech, self._pulse_ms = 0.0, self.origin_ms
         self._quiet_ms: int | None = None
         self._quiet: deque[Quiet] = deque(maxlen=QUIET_PLACES)
@@ -228,6 +229,11 @@ class Seat:
             self._begins.popleft()
         from_ms = max(self._begins[0], end_ms - LONGEST_LEAD_MS)
         return Publication(self.lease, (event,), self.checkpoint(turn.turn_order + 1, end_ms, from_ms))
+
+    def is_first_partial(self, turn: Turn) -> bool:
+        """Whether nothing was shown of this turn; told once."""
+        first, self._shown_order = turn.turn_order > self._shown_order, turn.turn_order
+        return first
 
     def message(self, started: SpeechStarted) -> Publication:
         """The onset of speech, for pools that tell it."""

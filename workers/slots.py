@@ -255,9 +255,9 @@ class Slots:
         arrays.clear()
         rows: list[_Seat | None] = [None] * self._spec.slots
         options: dict[int, SlotOptions] = {}
-        hold = self._on_hold(due)
+        hold, taking = self._on_hold(due), set(due)
         for seat in self._seats.values():
-            if seat in due:
+            if seat in taking:
                 self._fill(seat, arrays, options, pace)
             if not seat.fresh:
                 rows[seat.slot] = seat
@@ -310,7 +310,9 @@ class Slots:
 
     def _recorded(self, seat: _Seat) -> int | None:
         """A replay's next step, as it was recorded."""
-        return next(itertools.islice(seat.strides or (), self._skipped(seat), None), None)
+        if not seat.strides:
+            return None
+        return next(itertools.islice(seat.strides, self._skipped(seat), None), None)
 
     def _skipped(self, seat: _Seat) -> int:
         """How many steps come before it that had no audio: where nothing waits, there are none. An order that is still

@@ -15,7 +15,7 @@ takes what was heard in an earlier step. So no turn ends before what its stream 
 their length in the middle of speech; there the stream goes on.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -139,9 +139,11 @@ class Transducer:
             self._prefer(slot, options.keyterms)
         observations = self._listener.listen(self._forget)
         news: dict[int, _News] = {}
-        while due := self._due(news):
+        slots: Sequence[int] = range(self.spec.slots)
+        while due := self._due(slots, news):
             self._advance(due, news)
             self._answer(news)
+            slots = due  # nobody else has a chunk now that had none before
         self._answer(news)
         windows = self._listener.windows
         self._heard = [window.heard for window in windows]
@@ -180,10 +182,10 @@ class Transducer:
         after = max(window.turn_from, self._done[slot])
         return next((begin for begin, end in window.speech if end > after), None)
 
-    def _due(self, news: Mapping[int, _News]) -> list[int]:
-        """Slots that have a chunk; none after its flush was answered in this step."""
+    def _due(self, slots: Iterable[int], news: Mapping[int, _News]) -> list[int]:
+        """Those of them that have a chunk; none after its flush was answered in this step."""
         due = []
-        for slot in range(self.spec.slots):
+        for slot in slots:
             if slot in news and news[slot].flushed_ms is not None:
                 continue
             if self._streams[slot] is None and (onset := self._onset(slot)) is not None:

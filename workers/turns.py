@@ -22,7 +22,6 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from itertools import pairwise
 
 from wire.messages import SpeechStarted, Turn
 from workers import telling
@@ -70,6 +69,8 @@ Effect = Turn | SpeechStarted | Flush | Finished
 class State(Enum):
     """Of the open turn."""
 
+    __hash__ = object.__hash__  # Enum's own is Python code, and each hop asks for it
+
     LISTENING = "no speech and no word yet"
     SPEAKING = "in speech"
     TRAILING = "in the silence after speech or a word"
@@ -79,6 +80,8 @@ class State(Enum):
 
 class Move(Enum):
     """What may change the state."""
+
+    __hash__ = object.__hash__
 
     SPEECH = "a span of speech"
     SILENCE = "a span of silence"
@@ -168,9 +171,11 @@ class TurnTracker:
         """
         if self.state is State.DONE:
             return []
-        times = [self._gate.at_ms, *(observation.at_ms for observation in hypothesis.observations)]
-        if any(later <= earlier for earlier, later in pairwise(times)):
-            raise ValueError(f"hops run backwards: {times}")
+        at_ms = self._gate.at_ms
+        for observation in hypothesis.observations:
+            if observation.at_ms <= at_ms:
+                raise ValueError(f"hops run backwards: to {observation.at_ms} ms after {at_ms}")
+            at_ms = observation.at_ms
         self._queue.extend(self._inputs(hypothesis))
         effects: list[Effect] = []
         answered = hypothesis.flushed_ms is not None and hypothesis.flushed_ms >= self._flush_ms
@@ -243,9 +248,10 @@ class TurnTracker:
         return self._decide(changed)
 
     def _move(self, move: Move) -> None:
-        if (self.state, move) not in MOVES:
+        state = MOVES.get((self.state, move))
+        if state is None:
             raise RuntimeError(f"{move} in {self.state}")
-        self.state = MOVES[self.state, move]
+        self.state = state
 
     def _listen(self, span: Span) -> None:
         turn, start = self._turn, max(span.start_ms, self._now_ms)

@@ -37,8 +37,8 @@ def test_usage_sees_a_busy_process(wait_until_sync) -> None:
 
 
 def test_a_metric_is_read_from_a_real_page() -> None:
-    metrics.DECODE_SECONDS.labels("bench").observe(0.5)
+    metrics.STEP_SECONDS.labels("bench").observe(0.5)
     with Probe("127.0.0.1", 0, "test") as probe:
-        series = metric(probe.port, "steno_decode_seconds")
-    assert series['_count{kind="bench"}'] == 1
-    assert series['_sum{kind="bench"}'] == 0.5
+        series = metric(probe.port, "steno_step_seconds")
+    assert series['_count{occupancy="bench"}'] == 1
+    assert series['_sum{occupancy="bench"}'] == 0.5

@@ -100,3 +100,15 @@ def test_the_operators_page_names_only_metrics_that_there_are():
     there = {next(iter(metric.describe())).name for metric in DECLARED.values()}
     assert len(named) > 10
     assert named - there == set()
+
+
+def test_every_metric_is_told_of_by_somebody():
+    """One that nobody observes shows an empty panel for ever."""
+    root = Path(__file__).parents[2]
+    sources = [
+        path.read_text()
+        for room in ("console", "ingress", "licensing", "usage", "wire", "workers")
+        for path in (root / room).rglob("*.py")
+        if path != root / "wire/metrics.py"
+    ]
+    assert [name for name in DECLARED if not any(f"metrics.{name}" in source for source in sources)] == []

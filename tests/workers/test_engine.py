@@ -20,6 +20,7 @@ import pytest
 import redis
 
 from tests.fakes import append
+from wire import metrics
 from wire.archive import Archive
 from wire.entries import AudioFrame, Control, Event, Offer, Order, SessionEvent
 from wire.errors import INTERNAL_ERROR, BusUnavailable
@@ -395,7 +396,13 @@ def test_a_recorded_session_tells_how_it_was_served(play: Play) -> None:
 
 
 def test_partials_come_before_the_final_and_words_have_their_times(play: Play) -> None:
+    def first_partials() -> tuple[float, float]:
+        family = next(iter(metrics.FIRST_PARTIAL_SECONDS.collect()))
+        found = {sample.name.rpartition("_")[2]: sample.value for sample in family.samples}
+        return found["count"], found["sum"]
+
     async def scenario(house: House) -> None:
+        before = first_partials()
         await house.hire()
         desk = house.desk
         await desk.open("s")
@@ -415,6 +422,9 @@ def test_partials_come_before_the_final_and_words_have_their_times(play: Play) -
             ("w1", 320, 960, True),
             ("w2", 960, 1600, True),
         ]
+        count, seconds = (now - then for now, then in zip(first_partials(), before, strict=True))
+        assert count == 1
+        assert 0 < seconds <= 1.28
 
     play(scenario)
 
