@@ -37,9 +37,12 @@ class Tape:
     def note(self, at_s: float, given: object, effects: Sequence[Effect]) -> None:
         """An input of the session, as `items` has it, and what followed."""
         # Not by `match`, which takes twice as long: this is asked of every frame.
-        if given.__class__ is bytes and len(effects) == 1 and effects[0].__class__ is Append:
-            entry = effects[0].entry  # type: ignore[union-attr]
-            if entry.__class__ is AudioFrame:
+        if given.__class__ is bytes:
+            try:
+                [effect] = effects
+            except ValueError:
+                effect = None
+            if effect.__class__ is Append and (entry := effect.entry).__class__ is AudioFrame:
                 position, pcm = entry.position, entry.pcm
                 if position != self._end or 2 * (position - self._begin) >= _MOST_BYTES:
                     if self._pieces:

@@ -25,7 +25,7 @@ def test_the_histograms_that_are_shown_exist():
 
 
 def test_pages_are_summed_over_labels_and_services():
-    found = parse([page(0.15, 0.3), page(0.4), page(1, name="step_seconds"), "no metrics"])
+    found = parse([page(0.15, 0.3), page(0.4), page(1, name="news_lag_seconds"), "no metrics"])
     assert found == {"begin_seconds": {0.1: 0, 0.2: 1, 0.5: 3, 1.0: 3, 5.0: 3, float("inf"): 3}}
 
 
