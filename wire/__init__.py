@@ -23,7 +23,7 @@ moves     where resumable sessions are, and their moves from node to node, over 
 archive   recordings in Redis, over the connections of streams (with `recordings.lua`)
 scribe    writes recordings beside what it must not disturb
 sealing   encryption of recordings
-heap      free memory goes back to the system
+heap      free memory goes back to the system, but for what is taken again at once
 release   which release this is
 metrics   every metric
 service   how a process lives: settings, logging, probe, run until signalled
