@@ -327,6 +327,16 @@ class Engine:
             if not self._hurried:
                 await asyncio.sleep(max(0.0, started + period_s - time.monotonic()))
 
+        await self._let_abandoned_go()
+
+    async def _let_abandoned_go(self) -> None:
+        """Before the rest is given back: sessions whose client has gone meanwhile need no other worker."""
+        await self._read()
+        for seat in list(self._seats.values()):
+            if seat.abandoned:
+                self._end(seat)
+        await self._publish()
+
     def _may_replay(self) -> bool:
         return self._leftover.room(self._slots.live, time.monotonic()) is not Room.NONE
 

@@ -17,6 +17,7 @@ from wire.entries import (
     AudioEntry,
     AudioFrame,
     Checkpoint,
+    Control,
     Event,
     Lease,
     Order,
@@ -135,6 +136,11 @@ class Seat:
     def tells_partials(self) -> bool:
         """Whether the client wants to see turns before they end."""
         return bool(self.params.get("include_partial_turns", True))
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the client has gone, as far as the log is known here."""
+        return any(isinstance(entry, Control) and entry.order is Order.ABANDON for _, entry in self._queue)
 
     @property
     def crowded(self) -> bool:

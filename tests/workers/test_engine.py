@@ -911,6 +911,26 @@ def test_a_drain_that_takes_too_long_hands_sessions_over(play: Play) -> None:
     play(scenario)
 
 
+def test_a_session_abandoned_during_the_last_step_is_not_left_for_another_worker(play: Play) -> None:
+    async def scenario(house: House) -> None:
+        worker, desk = await house.hire(), house.desk
+        await desk.open("s")
+        await desk.say("s", speech(1, 320))
+        await desk.until(lambda: worker.engine._slots.stepped("s"))
+        worker.recognizer.gate.clear()
+        await desk.say("s", speech(2, 320))
+        await desk.until(lambda: worker.engine._slots.planned("s") > worker.engine._slots.stepped("s"))
+        await desk.order("s", Order.ABANDON)
+        worker.drain.set()
+        await desk.until(lambda: worker.engine._stopping)
+        worker.recognizer.gate.set()
+        assert await worker.over() is None
+        assert not house.owner()
+        assert not house.offers()
+
+    play(scenario)
+
+
 def test_the_end_is_told_by_the_next_worker_if_this_one_dies_before_telling_it(play: Play) -> None:
     async def scenario(house: House) -> None:
         desk = house.desk
