@@ -357,7 +357,8 @@ def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> int:
     return 0
 
 
-#: Of the garbage collector: the young are looked through after so many new objects, the old after so many such looks.
+#: Of the garbage collector: so many new objects before a look at the young, such looks before one at the middle-aged,
+#: and of those before one at all.
 THRESHOLDS = (50_000, 20, 50)
 
 
@@ -367,7 +368,7 @@ def few_collections() -> Iterator[None]:
 
     Modules and their classes are never garbage, and are not looked at. A full collection of what 200 sessions hold
     stops all of them for 40 ms, and came every ten seconds where they are recorded; the young are looked through 40
-    times in four seconds. Both take 2 to 6 % of an ingress (DECISIONS.md, "What a beat's memory costs").
+    times in four seconds. Both took 2 to 5 % of an ingress (DECISIONS.md, "What a beat's memory costs").
     """
     before = gc.get_threshold()
     gc.freeze()

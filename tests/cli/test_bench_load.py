@@ -3,7 +3,7 @@
 import time
 
 from cli.bench_clips import Talk
-from cli.bench_load import CHUNK_MS, FORCE, Load, generate, run
+from cli.bench_load import CHUNK_MS, FORCE, Load, generate, generate_all, run
 
 
 def silence(ms: int, *phrases: tuple[int, int]) -> Talk:
@@ -30,6 +30,17 @@ def test_each_session_sends_its_audio_in_real_time_and_tells_what_it_heard(partn
     assert (record.turns[2].first_start_ms, record.turns[2].last_end_ms) == (100, 500)
     assert record.begin_ms is not None
     assert outcome.cpu >= 0
+
+
+def test_loads_run_at_the_same_time_each_in_a_process_of_its_own(partner, scripts) -> None:
+    servers = [partner(scripts.two_turns) for _ in range(2)]
+    loads = [Load(server.url, (silence(400),), stagger_s=0, chunk_ms=100) for server in servers]
+    outcome = generate_all(loads, lambda: None, every_s=0.05)
+    assert [record.error for record in outcome.records] == [None, None]
+    assert [len(server.audio) for server in servers] == [32 * 400] * 2
+    assert all(set(server.chunk_bytes) == {32 * 100} for server in servers)
+    (one, other) = (record.sent_s for record in outcome.records)
+    assert [len(one), len(other)] == [4, 4]
 
 
 def test_endpoints_are_forced_after_each_phrase(partner, scripts) -> None:
