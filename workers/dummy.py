@@ -103,7 +103,7 @@ def calibrate(model: FastConformer) -> None:
 def sounds(rows: int, samples: int) -> Tensor:
     """[rows, samples]: noise as loud, as coloured and as restless as voices are, each row in a way of its own.
 
-    Louder and lower than -60 and -10 dB, falling by 3 to 12 dB an octave from 200 Hz on, in syllables of 3 to 6 Hz.
+    Between -60 and -10 dB loud, falling by 3 to 12 dB an octave from 200 Hz on, in syllables of 3 to 6 Hz.
     """
     hertz = torch.fft.rfftfreq(samples, 1 / SAMPLE_RATE)
     falling = 3 + 9 * torch.rand(rows, 1)
